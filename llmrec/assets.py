@@ -1,0 +1,51 @@
+"""Finds what a person edits (prompts, agents, recipes, suites), in a checkout or inside an installed wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from llmrec.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+_ROOTS = (_PACKAGE.parent, _PACKAGE / "_assets")
+
+
+def asset(relative: str) -> Path:
+    """Path of a shipped file or folder, such as ``prompts/user/decide.jinja``.
+
+    Raises:
+        ConfigError: there is no such asset, neither beside the package (checkout) nor inside it (wheel).
+    """
+    for root in _ROOTS:
+        path = root / relative
+        if path.exists():
+            return path
+    raise ConfigError(f"no shipped file got {relative!r}; looked in {', '.join(map(str, _ROOTS))}")
+
+
+def cache_dir() -> Path:
+    """Folder for caches: $LLMREC_CACHE, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("LLMREC_CACHE") or platformdirs.user_cache_dir("llmrec"))
+
+
+def load_file(path: Path, *, name: str) -> ModuleType:
+    """Run a Python file of a person's run folder (finetune/, agents/) as a module, under a name that imports cannot reach.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no Python file, got {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"not a Python file, got {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up here
+    spec.loader.exec_module(module)
+    return module
