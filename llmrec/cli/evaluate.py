@@ -1,0 +1,186 @@
+"""``llmrec evaluate``: recommenders on held-out users, with floors and confidence intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmrec.cli.common import (
+    DatasetOption,
+    JsonOption,
+    SeedOption,
+    StrictOption,
+    console,
+    emit,
+    note,
+    output,
+    progress,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from llmrec.retrieval.base import Recommender
+
+app = typer.Typer(add_completion=False)
+_ROLE = "recommender"
+_USUAL_CUTOFF = 10
+
+
+@app.command()
+def evaluate(
+    dataset: DatasetOption = "films",
+    models: Annotated[
+        str,
+        typer.Option("--models", help="Names, comma-separated: popular, random, knn, bm25-lastitem, dense, calrec."),
+    ] = "popular,knn,bm25-lastitem",
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Language model for calrec: folder or hub id.", metavar="DIR")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="LoRA folder of the recommender role for calrec.", metavar="DIR")
+    ] = None,
+    users: Annotated[int | None, typer.Option("--users", help="Size of the user sample; default all.", min=1)] = None,
+    stage: Annotated[str, typer.Option("--stage", help="validation or test.")] = "test",
+    ks: Annotated[str, typer.Option("--ks", help="Cut-offs, comma-separated.")] = "1,5,10,20",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; for the backbone.")] = "auto",
+    strict: StrictOption = False,
+    json_output: JsonOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Rank the whole catalogue for held-out users: recall, NDCG, MRR, coverage, with confidence intervals."""
+    with run_command():
+        import asyncio
+
+        from llmrec.benchmark.protocol import evaluate as run
+        from llmrec.data.spec import load
+
+        names, added = _with_floors(models)
+        cutoffs = _cutoffs(ks)
+        _check_stage(stage)
+        recommenders = _build(names, backbone, adapter, seed, device)
+        if added:
+            note(f"added to the table as floors: {', '.join(added)}")
+        data = load(dataset, seed=seed, strict=strict)
+        if data.rejected:
+            note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
+        with progress("evaluating", None if users is None else users * len(names)) as advance:
+            result = asyncio.run(
+                run(
+                    data,
+                    recommenders,
+                    n_users=users,
+                    stage="validation" if stage == "validation" else "test",
+                    seed=seed,
+                    ks=cutoffs,
+                    progress=_steps(advance),
+                )
+            )
+        emit(result.to_json(), json_output=json_output, render=_show)
+
+
+def _with_floors(models: str) -> tuple[list[str], list[str]]:
+    """Names in the order asked for, floors first where they were left out; and which were added."""
+    from llmrec.benchmark.protocol import FLOORS
+    from llmrec.errors import ConfigError
+    from llmrec.retrieval.registry import names as registered
+
+    asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    if not asked:
+        raise ConfigError(f"--models names no recommender, got {models!r}; choose from {', '.join(registered())}")
+    unknown = [name for name in asked if name not in registered()]
+    if unknown:
+        raise ConfigError(f"no recommender is called {unknown[0]!r}; choose from {', '.join(registered())}")
+    added = [name for name in FLOORS if name not in asked]
+    return [*added, *asked], added
+
+
+def _cutoffs(ks: str) -> list[int]:
+    from llmrec.errors import ConfigError
+
+    try:
+        numbers = [int(k) for k in ks.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--ks takes whole numbers separated by commas, got {ks!r}") from error
+    if min(numbers) < 1:
+        raise ConfigError(f"--ks takes numbers of at least 1, got {ks!r}")
+    return numbers
+
+
+def _check_stage(stage: str) -> None:
+    from llmrec.errors import ConfigError
+
+    if stage not in ("validation", "test"):
+        raise ConfigError(f"--stage must be validation or test, got {stage!r}")
+
+
+def _build(
+    names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str
+) -> dict[str, Recommender]:
+    """Recommenders by name; the backbone is loaded once, and only for those that ask it."""
+    from llmrec.errors import ConfigError
+    from llmrec.retrieval.registry import build, needs_backbone
+
+    if backbone is None or not any(needs_backbone(name) for name in names):
+        if adapter is not None:
+            raise ConfigError("--adapter belongs to calrec: name it in --models and give its --backbone")
+        return {name: build(name) for name in names}
+    from llmrec.lm.loading import load_backbone
+
+    adapters = {} if adapter is None else {_ROLE: adapter}
+    lm = load_backbone(backbone, adapters=adapters, seed=seed, device=device)
+    tuned = _ROLE in lm.capabilities.adapters
+    if not tuned:
+        note("calrec asks the bare backbone, which has no recommender adapter; name a LoRA folder with --adapter")
+    options: dict[str, Any] = {"adapter": _ROLE if tuned else None}
+    return {n: build(n, lm=lm, **options) if needs_backbone(n) else build(n) for n in names}
+
+
+def _steps(advance: Any) -> Any:
+    """Turn (model, done, total) reports into steps of one bar."""
+    done: dict[str, int] = {}
+
+    def report(name: str, now: int, _total: int) -> None:
+        advance(now - done.get(name, 0))
+        done[name] = now
+
+    return report
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    ks = result["ks"]
+    k = _USUAL_CUTOFF if _USUAL_CUTOFF in ks else ks[-1]
+    caption = f"{result['dataset']}, {result['stage']}, n = {result['n']}, seed {result['seed']}"
+    shown = list(dict.fromkeys([f"recall@{ks[0]}", f"recall@{k}", f"ndcg@{k}", "mrr", f"coverage@{k}"]))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=caption)
+    table.add_column("model", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric.replace("coverage", "cov"), justify="right", no_wrap=True)
+    table.add_column("s", justify="right")
+    for name, row in result["models"].items():
+        seconds = sum(result["seconds"][name].values())
+        table.add_row(name, *(_cell(row[metric], "\n") for metric in shown), f"{seconds:.1f}")
+    screen = output()
+    screen.print(table)
+    for name, differences in result["paired"]["models"].items():
+        cell = _cell(differences[f"ndcg@{k}"], " ", sign="+")
+        screen.print(f"{name} minus {result['paired']['against']}, ndcg@{k}: {cell}", soft_wrap=True, markup=False)
+    for name, failed in result["failed"].items():
+        if failed["users"]:
+            reasons = "; ".join(failed["reasons"])
+            screen.print(f"{name} failed for {failed['users']} users: {reasons}", markup=False)
+    for name, text in result["notes"].items():
+        screen.print(f"{name}: {text}", soft_wrap=True, markup=False)
+    console().print(result["protocol"], style="dim", soft_wrap=True, markup=False)
+
+
+def _cell(interval: dict[str, float | None], gap: str, sign: str = "") -> str:
+    value, low, high = interval["value"], interval["low"], interval["high"]
+    if value is None or low is None or high is None:
+        return "" if value is None else f"{value:{sign}.4f}"
+    bounds = [f"{bound:{sign}.3f}".replace("0.", ".", 1) for bound in (low, high)]
+    return f"{value:{sign}.4f}{gap}{(' to ' if sign else '–').join(bounds)}"

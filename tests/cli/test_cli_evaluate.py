@@ -1,0 +1,60 @@
+"""``llmrec evaluate``: floors in every table, plain JSON, one-line errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmrec.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", *arguments])
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
+
+
+def test_json_is_one_object_with_floors_added(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "--dataset", "films", "--models", "random", "--users", "60", "--seed", "3", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert (result["dataset"], result["n"], result["seed"]) == ("films", 60, 3)
+    assert list(result["models"]) == ["popular", "knn", "random"]
+    assert "added to the table as floors: popular, knn" in err
+    assert result["models"]["knn"]["recall@10"]["low"] <= result["models"]["knn"]["recall@10"]["value"]
+
+
+def test_table_shows_every_model_and_the_paired_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "--models", "popular,knn", "--users", "40", "--ks", "5")
+    assert code == 0
+    assert "ndcg@5" in out
+    assert "knn minus popular" in out
+    assert "leave-one-out" in err
+    assert "floors" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "nonsense"], "no recommender is called 'nonsense'"),
+        (["--models", ","], "names no recommender"),
+        (["--ks", "0"], "at least 1"),
+        (["--ks", "ten"], "whole numbers"),
+        (["--stage", "train"], "validation or test"),
+        (["--models", "calrec"], "--backbone"),
+        (["--adapter", "somewhere"], "belongs to calrec"),
+        (["--dataset", "nowhere:x"], "dataset"),
+        (["--users", "0"], "--users"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
