@@ -35,7 +35,7 @@ def cache_dir() -> Path:
 
 
 def load_file(path: Path, *, name: str) -> ModuleType:
-    """Run a Python file of a person's run folder (finetune/, agents/) as a module, under a name that imports cannot reach.
+    """Run a Python file of a run folder (finetune/, agents/) as a module that no import reaches.
 
     Raises:
         ConfigError: there is no such file.

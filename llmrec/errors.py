@@ -15,7 +15,8 @@
     ├── ToolError                 a tool call was wrong; the message goes back to the model, which may repair it
     └── EnvironmentFailure        a session could not go on (recorded in the journal, never dropped)
 
-Messages say what happened, show the value with ``got {value!r}`` and name the remedy. Chain causes with ``raise ... from error``.
+Messages say what happened, show the value with ``got {value!r}`` and name the remedy. Chain causes with
+``raise ... from error``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from llmrec.assets import asset
 from llmrec.errors import ConfigError
 
 # Markup that chat templates give a meaning to. Text of items or users must never carry it.
-_MARKUP = re.compile(r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|think|tools|system|assistant|user)>", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|think|tools|system|assistant|user)>", re.IGNORECASE
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _SPACES = re.compile(r" {2,}")
 

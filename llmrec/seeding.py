@@ -1,7 +1,7 @@
 """Random generators derived from keys, never from global state.
 
-A draw is a function of (run seed, keys such as user and turn), so results do not depend on the order in which sessions run
-or on the number of workers.
+A draw is a function of (run seed, keys such as user and turn), so results do not depend on the order in which sessions
+run or on the number of workers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""``llmrec finetune``: run a recipe of finetune/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmrec.cli.common import JsonOption, SeedOption, emit, output, run_command
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML file, or the name of a shipped one: recommender, user.")
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as lora.rank=8.")
+    ] = None,
+    json_output: JsonOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Fine-tune a role's LoRA adapter by a recipe. A killed run goes on when it is started again."""
+    with run_command(resume="run the same command again to go on from the last checkpoint"):
+        from llmrec.assets import load_file
+        from llmrec.training.recipe import find_recipe, load_recipe
+
+        path = find_recipe(recipe)
+        overrides = [f"seed={seed}", *(set_ or [])]
+        settings = load_recipe(path, overrides)  # all faults at once, before anything heavy is imported
+        script = load_file(path.with_name(settings.script), name="llmrec_finetune_script")
+        record = script.main(path, overrides)
+        answer = {"role": settings.role, "output": settings.output, "recipe": str(path), **_facts(record)}
+        emit(answer, json_output=json_output, render=_show)
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("dataset", "n_train", "n_validation", "n_longer", "best", "seconds", "curve")}
+
+
+def _show(answer: dict[str, Any]) -> None:
+    screen = output()
+    screen.print(f"adapter {answer['role']}: {answer['output']}", soft_wrap=True)
+    screen.print(
+        f"{answer['n_train']} examples ({answer['n_longer']} left out as too long), "
+        f"lowest validation loss {answer['best']:.4f} nats per token, {answer['seconds']:.0f} s"
+    )

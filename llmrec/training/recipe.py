@@ -1,0 +1,147 @@
+"""Recipes: what `llmrec finetune` runs. A YAML file is validated whole, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+from llmrec.assets import asset
+from llmrec.errors import ConfigError
+
+LearningRateSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+class LoraSettings(BaseModel):
+    """Low-rank adaptation (Hu et al., 2021)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: PositiveInt = 16
+    """Higher learns more and costs more memory."""
+    alpha: PositiveInt = 32
+    """Scale of the update is alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class SftRecipe(BaseModel):
+    """Supervised fine-tuning of one role's adapter."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    script: Literal["sft.py"] = "sft.py"
+    """Script beside the recipe that runs it."""
+    role: str
+    """Name of the adapter: recommender, user, agent, ..."""
+    dataset: str
+    """Dataset spec, such as films or movielens:PATH."""
+    backbone: str
+    """Model folder or hub id."""
+    output: str
+    """Folder for adapter, model card and curves."""
+    data: dict[str, float]
+    """Kinds of training examples (llmrec.training.corpus) and the share of examples of each."""
+    examples: PositiveInt = 2000
+    """Training examples."""
+    validation_examples: NonNegativeInt = 100
+    """Examples of the same kinds whose loss is watched, drawn from other users."""
+    history_items: PositiveInt = 15
+    max_tokens: PositiveInt = 512
+    """Longest example; longer ones are left out and counted."""
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 16
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-3
+    schedule: LearningRateSchedule = "cosine"
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 0.0
+    evaluations: PositiveInt = 4
+    """How often the validation loss is measured; the adapter of the lowest one is kept."""
+    lora: LoraSettings = LoraSettings()
+    seed: NonNegativeInt = 0
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> SftRecipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: "key=value" or "lora.rank=8"; values are YAML.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value is wrong; all faults at once.
+    """
+    values = _read_mapping(path)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return SftRecipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']} (got {_short(fault['input'])})"
+            for fault in error.errors()
+        )
+        raise ConfigError(
+            f"recipe {path} is not valid: {faults}. Known keys: {', '.join(SftRecipe.model_fields)}"
+        ) from error
+
+
+def find_recipe(name: Path) -> Path:
+    """A recipe by path, or by the name of a shipped one ("user" is finetune/user.yaml).
+
+    Raises:
+        ConfigError: there is neither such a file nor such a shipped recipe.
+    """
+    if name.exists():
+        return name
+    shipped = {path.stem: path for path in asset("finetune").glob("*.yaml")}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise ConfigError(f"no recipe file, got {str(name)!r}; shipped recipes: {', '.join(sorted(shipped))}")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe file, got {str(path)!r}; shipped recipes are in finetune/") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path} must be a YAML mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set needs key=value, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value is not YAML, got {text!r}") from error
+    target = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {key}: {parent!r} is not a group of settings")
+    target[last] = value
+
+
+def _short(value: object) -> str:
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,152 @@
+"""Supervised fine-tuning of one LoRA adapter with TRL; `finetune/sft.py` is the script around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmrec.errors import ConfigError, DataError
+from llmrec.seeding import rng
+from llmrec.training.corpus import Material, stream
+from llmrec.training.examples import Encoded, encode, fits, supervised_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llmrec.data.dataset import Dataset
+    from llmrec.data.splits import Split
+    from llmrec.lm.hardware import Hardware
+    from llmrec.training.recipe import SftRecipe
+
+
+class SftData(NamedTuple):
+    """Encoded examples."""
+
+    train: list[Encoded]
+    validation: list[Encoded]
+    n_longer: int
+    """Examples left out because they exceed max_tokens."""
+
+
+def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase) -> SftData:
+    """Examples for training and validation; validation examples are drawn first and never repeated in training.
+
+    Raises:
+        ConfigError: shares do not sum to 1, or a kind is unknown.
+        DataError: every example is longer than max_tokens.
+    """
+    if abs(sum(recipe.data.values()) - 1) > 1e-6:
+        raise ConfigError(f"shares in 'data' must sum to 1, got {recipe.data!r}")
+    material = Material(dataset, split, recipe.history_items)
+    train: list[Encoded] = []
+    validation: list[Encoded] = []
+    n_longer = 0
+    for kind, share in recipe.data.items():
+        source = stream(kind, material, rng(recipe.seed, "sft", recipe.role, kind))
+        for target, wanted in ((validation, recipe.validation_examples), (train, recipe.examples)):
+            drawn = [encode(next(source), tokenizer) for _ in range(round(share * wanted))]
+            kept, longer = fits(drawn, max_tokens=recipe.max_tokens)
+            target += kept
+            n_longer += longer
+    if not train or supervised_tokens(train) == 0:
+        raise DataError(
+            f"no training example fits into max_tokens={recipe.max_tokens}; raise it or shorten history_items"
+        )
+    order = rng(recipe.seed, "sft", "order").permutation(len(train))
+    return SftData([train[int(index)] for index in order], validation, n_longer)
+
+
+def as_columns(encoded: Sequence[Encoded]) -> Any:
+    """A `datasets.Dataset` with input_ids and labels."""
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {"input_ids": [one.input_ids for one in encoded], "labels": [one.labels for one in encoded]}
+    )
+
+
+def make_trainer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, data: SftData, recipe: SftRecipe, folder: Path, hardware: Hardware
+) -> Any:
+    """TRL's SFTTrainer over pre-tokenised examples, with a fresh LoRA adapter on a frozen backbone."""
+    import torch
+    from peft import LoraConfig
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from llmrec.training.callbacks import Progress
+
+    steps = max(1, recipe.epochs * len(data.train) // (recipe.batch_size * recipe.gradient_accumulation))
+    every = max(1, steps // recipe.evaluations)
+    watch = bool(data.validation)
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=int(recipe.warmup_fraction * steps),
+        weight_decay=recipe.weight_decay,
+        train_sampling_strategy="group_by_length",
+        max_length=None,
+        bf16=hardware.dtype == torch.bfloat16,
+        use_cpu=hardware.device == "cpu",
+        gradient_checkpointing=False,
+        logging_steps=max(1, steps // 40),
+        eval_strategy="steps" if watch else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=watch,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+    )
+    lora = LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules=recipe.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=as_columns(data.train),
+        eval_dataset=as_columns(data.validation) if watch else None,
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=[Progress(f"adapter {recipe.role}")],
+    )
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
+
+def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Training and validation losses as plain rows: step, loss or validation_loss (nats per supervised token)."""
+    rows = []
+    for row in history:
+        if "loss" in row:
+            rows.append({"step": float(row["step"]), "loss": float(row["loss"])})
+        elif "eval_loss" in row:
+            rows.append({"step": float(row["step"]), "validation_loss": float(row["eval_loss"])})
+    return rows
+
+
+def first_and_best(rows: list[dict[str, float]]) -> dict[str, float]:
+    """First training loss and lowest validation loss of a curve."""
+    losses = [row["loss"] for row in rows if "loss" in row]
+    validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    return {
+        "first_loss": losses[0] if losses else float("nan"),
+        "best_validation_loss": float(np.min(validation)) if validation else float("nan"),
+    }
