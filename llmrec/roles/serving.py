@@ -1,0 +1,80 @@
+"""Everything a recommender needs, made from its settings: for chats and for the development server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import cache
+from pathlib import Path
+
+from llmrec.errors import ConfigError
+from llmrec.lm.protocol import LanguageModel
+from llmrec.retrieval.base import Recommender
+from llmrec.roles.brain import Brain, GrammarBrain
+from llmrec.roles.recommender import RecommenderConfig
+from llmrec.tools.resources import Resources, build_resources
+
+
+def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None) -> tuple[Resources, Brain]:
+    """Load dataset and backbone, fit the recommenders, and build the indices.
+
+    Raises:
+        ConfigError: no backbone is named, or a setting is wrong.
+    """
+    backbone = config.backbone or os.environ.get("LLMREC_BACKBONE")
+    if not backbone:
+        raise ConfigError(
+            "the recommender needs a language model; name a model folder or hub id with --backbone, in agent.yaml, "
+            "or in the environment variable LLMREC_BACKBONE (llmrec quickstart trains one and prints its folder)"
+        )
+    from llmrec.lm.loading import load_backbone
+
+    lm = load_backbone(backbone, seed=seed)
+    return resources_for(config, lm=lm, seed=seed, cache=cache), GrammarBrain(lm, adapter=_adapter(config, lm))
+
+
+async def served(agent: str) -> tuple[RecommenderConfig, Resources, Brain]:
+    """Settings and parts of an agent for a server that asks anew for every run: loaded by the first, kept for all.
+
+    Loading happens in a thread, because it reads files and a server's event loop must not wait for them.
+    """
+    async with _loading:
+        return await asyncio.to_thread(_served, agent)
+
+
+_loading = asyncio.Lock()
+
+
+@cache
+def _served(agent: str) -> tuple[RecommenderConfig, Resources, Brain]:
+    from llmrec.roles.loading import load_agent
+
+    config: RecommenderConfig = load_agent(agent).config
+    resources, brain = parts(config)
+    return config, resources, brain
+
+
+def resources_for(
+    config: RecommenderConfig, *, lm: LanguageModel | None = None, seed: int = 0, cache: Path | None = None
+) -> Resources:
+    """Load the dataset and fit item-kNN and the configured recommender on its training part."""
+    from llmrec.data.spec import load
+    from llmrec.data.splits import leave_one_out
+    from llmrec.retrieval import registry
+
+    dataset = load(config.dataset, seed=seed, cache=cache)
+    split = leave_one_out(dataset.interactions)
+    neighbours = registry.build("knn")
+    neighbours.fit(dataset, split)
+    recommender: Recommender = neighbours
+    if config.recommender != "knn":
+        recommender = registry.build(config.recommender, lm=lm)
+        recommender.fit(dataset, split)
+    return build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
+
+
+def _adapter(config: RecommenderConfig, lm: LanguageModel) -> str | None:
+    if config.adapter is not None and config.adapter not in lm.capabilities.adapters:
+        known = ", ".join(lm.capabilities.adapters) or "none"
+        raise ConfigError(f"the backbone has no adapter {config.adapter!r}; its adapters are: {known}")
+    return config.adapter

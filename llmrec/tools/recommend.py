@@ -1,0 +1,54 @@
+"""`recommend`: what the configured recommender expects the user to take next."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmrec.errors import ToolError
+from llmrec.tools.base import ToolContext, ToolEvent, event
+from llmrec.tools.pool import CandidatePool
+
+
+class RecommendArguments(BaseModel):
+    """Arguments of `Recommend`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: int = Field(default=100, ge=1, le=200, description="How many candidates to add at most.")
+
+
+class Recommend:
+    """The recommender named in the settings (the fine-tuned language model, or item-kNN), given the history."""
+
+    name = "recommend"
+    description = "Add items that fit what the user took before to the candidates. Needs a history."
+    Arguments = RecommendArguments
+
+    async def run(
+        self, pool: CandidatePool, arguments: RecommendArguments, context: ToolContext
+    ) -> tuple[CandidatePool, ToolEvent]:
+        """Score the catalogue for the history and merge the best."""
+        scores = await history_scores(context, self.name)
+        model = context.resources.recommender
+        assert model is not None, "history_scores checks it"
+        found = context.best(scores, arguments.n, source=self.name, reason="fits what you took before")
+        after = pool.merged(found)
+        return after, event(self, arguments, pool, after, f"by {model.name}")
+
+
+async def history_scores(context: ToolContext, tool: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Scores of all items for the history, shape (n_items,); what the model left unscored is -inf.
+
+    Raises:
+        ToolError: there is no history or no recommender.
+    """
+    if not context.history:
+        raise ToolError(f"{tool} needs a history and this user has none; call popular or search instead")
+    model = context.resources.recommender
+    if model is None:
+        raise ToolError(f"{tool} is not available: no recommender is configured; call search or popular instead")
+    users = None if context.user is None else [context.user]
+    scores = await model.score([np.array(context.history, dtype=np.int64)], users=users, seed=context.seed)
+    row = np.asarray(scores[0], dtype=np.float64)
+    return np.where(np.isnan(row), -np.inf, row)
