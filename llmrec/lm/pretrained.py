@@ -1,0 +1,104 @@
+"""Loads models and tokenizers through transformers, and turns its failures into one clear line each."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from llmrec.errors import ConfigError, ModelNotFoundError
+from llmrec.lm.adapters import content_hash
+from llmrec.lm.hardware import Hardware
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for inference."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    content_hash: str | None
+
+
+def load_pretrained(spec: str, hardware: Hardware) -> Loaded:
+    """Load a model and its tokenizer.
+
+    Args:
+        spec: a folder, or a hub id.
+        hardware: where to and in which number type.
+
+    Raises:
+        ModelNotFoundError: it is missing or damaged.
+    """
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        return _load_hub(spec, hardware)
+    if not (folder / "config.json").exists():
+        raise ModelNotFoundError(f"the folder holds no model (no config.json), got {spec!r}")
+    if not any((folder / file).exists() for file in _TOKENIZER_FILES):
+        raise ModelNotFoundError(f"the model folder has no tokenizer (tokenizer.json), got {spec!r}")
+    digest = content_hash(folder)
+    model, tokenizer = _load(str(folder), hardware, f"the model in {spec!r} cannot be loaded")
+    return Loaded(model, tokenizer, name=f"{folder.resolve().name}@{digest[:12]}", content_hash=digest)
+
+
+def _load_hub(spec: str, hardware: Hardware) -> Loaded:
+    looks_like_id = (
+        spec.count("/") <= 1 and not spec.startswith((".", "/", "~")) and os.sep not in spec.partition("/")[2]
+    )
+    if not looks_like_id:
+        raise ModelNotFoundError(f"no model folder, got {spec!r}")
+    failure = f"there is no folder {spec!r}, and no such model could be had from the Hugging Face hub"
+    model, tokenizer = _load(spec, hardware, failure)
+    commit = getattr(model.config, "_commit_hash", None)
+    return Loaded(model, tokenizer, name=f"{spec}@{commit[:12]}" if commit else spec, content_hash=None)
+
+
+def _load(source: str, hardware: Hardware, failure: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model, info = AutoModelForCausalLM.from_pretrained(source, dtype=hardware.dtype, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+        raise ModelNotFoundError(f"{failure}: {first_line(error)}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelNotFoundError(f"{failure}: {len(missing)} weights are missing, {missing[0]!r} among them")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            f"a fast tokenizer (tokenizer.json) is needed, got {type(tokenizer).__name__} from {source!r}"
+        )
+    return model.to(hardware.device).eval(), tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar for a load of milliseconds, and not the deprecations that peft meets inside transformers."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error message, for ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
