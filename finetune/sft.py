@@ -24,15 +24,22 @@ from llmrec.lm.hardware import choose
 from llmrec.lm.pretrained import load_pretrained
 from llmrec.training.card import model_card
 from llmrec.training.examples import supervised_tokens
-from llmrec.training.recipe import load_recipe
+from llmrec.training.quiet import quiet_libraries
+from llmrec.training.recipe import SftRecipe, load_recipe
 from llmrec.training.sft import build_data, curve, first_and_best, make_trainer
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
+    recipe = load_recipe(recipe_path, overrides)
+    with quiet_libraries():
+        return run(recipe)
+
+
+def run(recipe: SftRecipe) -> dict[str, Any]:
+    """Data, trainer, adapter, card and curve, in that order."""
     from transformers.trainer_utils import get_last_checkpoint
 
-    recipe = load_recipe(recipe_path, overrides)
     output = Path(recipe.output)
     started = time.monotonic()
     dataset = load(recipe.dataset, seed=recipe.seed)

@@ -26,6 +26,7 @@ from llmrec.seeding import derive, rng
 from llmrec.training.corpus import Material, build, stream
 from llmrec.training.examples import plain_text
 from llmrec.training.packing import pack
+from llmrec.training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -115,7 +116,8 @@ def train_nano(
         return Pretrained(folder, True, read_report(folder))
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
-    report = _train(dataset, split, recipe, seed=seed, work=work, say=say)
+    with quiet_libraries():
+        report = _train(dataset, split, recipe, seed=seed, work=work, say=say)
     (work / "model" / "nano.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     (work / "model").rename(folder)
     shutil.rmtree(work, ignore_errors=True)

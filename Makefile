@@ -1,0 +1,67 @@
+# Needs make and Python 3.11 or newer, nothing else. `make help` lists the targets.
+#
+#   make quickstart PYTHON=python3.12                                    another interpreter
+#   make quickstart TORCH_INDEX=URL          another build of torch, from the package index at URL
+
+VENV ?= .venv
+TORCH_INDEX ?=
+OUT ?= runs/quickstart
+
+IS_NEW := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 python,\
+	$(shell $(name) -c '$(IS_NEW)' >/dev/null 2>&1 && echo $(name))))
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+CODE := llmrec tests finetune eval agents setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check bench format install install-dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.stamp-core ## install, train nano and its roles, evaluate, simulate, write runs/quickstart/report.html
+	$(BIN)/llmrec quickstart --out $(OUT)
+
+test: $(VENV)/.stamp-dev ## install, then everything of `make check`
+	@$(MAKE) --no-print-directory check
+
+check: ## ruff, mypy, import-linter, pytest; installs nothing
+	@test -x $(BIN)/pytest || { echo "error: $(BIN) has no development tools; run: make install-dev" >&2; exit 2; }
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the benchmark table of eval/
+	$(BIN)/pytest -m bench
+	$(BIN)/llmrec evaluate --dataset films --models popular,random,knn,bm25-lastitem,dense
+
+format: $(VENV)/.stamp-dev ## rewrite the code in the project's form
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+install: $(VENV)/.stamp-core ## virtual environment with the package, nothing more
+install-dev: $(VENV)/.stamp-dev ## the same with the development tools
+
+# Stamps: a target runs again only when what it was made from has changed.
+$(VENV)/.stamp-venv:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c '$(IS_NEW)' || { echo "error: llmrec needs Python 3.11 or newer, got $$($(PYTHON) --version 2>&1) from $(PYTHON); name another: make PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv" >&2; exit 2; }
+	@touch $@
+
+# torch first: which build it is (CPU, CUDA) is decided here and left alone afterwards.
+$(VENV)/.stamp-torch: constraints.txt | $(VENV)/.stamp-venv
+	$(PIP) torch -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@touch $@
+
+$(VENV)/.stamp-core: pyproject.toml setup.py constraints.txt $(VENV)/.stamp-torch
+	$(PIP) -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml setup.py constraints.txt $(VENV)/.stamp-torch
+	$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $@ $(VENV)/.stamp-core
