@@ -6,13 +6,18 @@ import asyncio
 import os
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, MissingDependencyError
 from llmrec.lm.protocol import LanguageModel
 from llmrec.retrieval.base import Recommender
 from llmrec.roles.brain import Brain, GrammarBrain
+from llmrec.roles.chat_brain import ChatBrain
 from llmrec.roles.recommender import RecommenderConfig
 from llmrec.tools.resources import Resources, build_resources
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 
 def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None) -> tuple[Resources, Brain]:
@@ -27,6 +32,10 @@ def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None
             "the recommender needs a language model; name a model folder or hub id with --backbone, in agent.yaml, "
             "or in the environment variable LLMREC_BACKBONE (llmrec quickstart trains one and prints its folder)"
         )
+    kind, _, rest = backbone.partition(":")
+    if kind == "chat":
+        resources = resources_for(config, seed=seed, cache=cache)
+        return resources, ChatBrain(chat_model(rest), resources)
     from llmrec.lm.loading import load_backbone
 
     lm = load_backbone(backbone, seed=seed)
@@ -52,6 +61,32 @@ def _served(agent: str) -> tuple[RecommenderConfig, Resources, Brain]:
     config: RecommenderConfig = load_agent(agent).config
     resources, brain = parts(config)
     return config, resources, brain
+
+
+def chat_model(spec: str) -> BaseChatModel:
+    """A tool-calling chat model of a provider that LangChain knows.
+
+    Args:
+        spec: "PROVIDER:MODEL", such as "openai:gpt-5" or "ollama:qwen3". Keys come from the provider's own environment
+            variable and are never stored.
+
+    Raises:
+        ConfigError: the provider is unknown, or refuses its settings (a missing key, for example).
+        MissingDependencyError: the provider's package is not installed.
+    """
+    from langchain.chat_models import init_chat_model
+
+    provider, colon, _ = spec.partition(":")
+    if not colon:
+        raise ConfigError(f"a chat model is named chat:PROVIDER:MODEL, got {'chat:' + spec!r}")
+    try:
+        model: BaseChatModel = init_chat_model(spec, temperature=0)
+    except ImportError as error:
+        package = f"langchain-{provider.replace('_', '-')}"
+        raise MissingDependencyError(package, needed_for=f"the chat model {spec!r}") from error
+    except Exception as error:  # each provider raises its own kinds: unknown names, missing keys
+        raise ConfigError(f"the chat model {spec!r} cannot be used: {' '.join(str(error).split())}") from error
+    return model
 
 
 def resources_for(

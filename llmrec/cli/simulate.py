@@ -1,0 +1,196 @@
+"""``llmrec simulate``: simulated users talk to recommenders; every session goes to the journal."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmrec.cli.common import (
+    DatasetOption,
+    JsonOption,
+    SeedOption,
+    StrictOption,
+    console,
+    emit,
+    note,
+    output,
+    progress,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from llmrec.lm.protocol import LanguageModel
+    from llmrec.roles.mindset import UserConfig
+
+app = typer.Typer(add_completion=False)
+DEFAULT_JOURNAL = "llmrec-sessions.db"
+
+
+@app.command()
+def simulate(
+    dataset: DatasetOption = "films",
+    users: Annotated[int, typer.Option("--users", help="Simulated users; each meets every policy once.", min=1)] = 20,
+    policy: Annotated[
+        str,
+        typer.Option("--policy", help="Names, comma-separated: agent, agent-blind, popular, knn, random, calrec, ..."),
+    ] = "agent,popular,knn",
+    max_rounds: Annotated[int, typer.Option("--max-rounds", help="Rounds after which a session is cut.", min=1)] = 8,
+    slate: Annotated[int, typer.Option("--slate", help="Items a round.", min=1, max=50)] = 5,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="Language model: folder or hub id; default $LLMREC_BACKBONE.", metavar="DIR"),
+    ] = None,
+    user_adapter: Annotated[
+        bool,
+        typer.Option("--user-adapter/--no-user-adapter", help="Play users by the adapter, or by the bare backbone."),
+    ] = True,
+    user: Annotated[
+        str, typer.Option("--user", help="Simulated user: agent name or folder.", metavar="AGENT")
+    ] = "user",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; default made of the settings.", metavar="ID")
+    ] = None,
+    journal: Annotated[
+        str, typer.Option("--journal", help="SQLite file or SQLAlchemy URL.", metavar="FILE|URL")
+    ] = DEFAULT_JOURNAL,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Sessions under way at once.", min=1)] = 128,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; for the backbone.")] = "auto",
+    strict: StrictOption = False,
+    json_output: JsonOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Let simulated users talk to recommenders. A run that was stopped goes on when the same command is given again."""
+    with run_command(resume="the same command goes on where it stopped"):
+        import asyncio
+        import time
+
+        from llmrec.data.spec import load
+        from llmrec.data.splits import leave_one_out
+        from llmrec.simulate.journal import Journal
+        from llmrec.simulate.metrics import summarise_run
+        from llmrec.simulate.policies import build_policies
+        from llmrec.simulate.runner import simulate as play
+
+        names = [name.strip() for name in policy.split(",") if name.strip()]
+        _check_names(names)
+        config = _user_config(user, user_adapter)
+        with Journal(journal) as book:  # before the model is loaded: a wrong journal must fail in a second
+            lm = _backbone(backbone, seed, device)
+            data = load(dataset, seed=seed, strict=strict)
+            if data.rejected:
+                note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
+            split = leave_one_out(data.interactions)
+            policies = build_policies(names, data, split, lm, slate_size=slate)
+            started = time.perf_counter()
+            with progress("sessions", users * len(names)) as advance:
+                result = asyncio.run(
+                    play(
+                        data,
+                        split,
+                        lm,
+                        policies=policies,
+                        n_users=users,
+                        max_rounds=max_rounds,
+                        slate_size=slate,
+                        seed=seed,
+                        run=run,
+                        journal=book,
+                        concurrency=concurrency,
+                        user_config=config,
+                        progress=_steps(advance),
+                    )
+                )
+        answer = {
+            "run": result.run,
+            "journal": journal,
+            "settings": result.settings,
+            "sessions": len(result.sessions),
+            "resumed": result.n_resumed,
+            "seconds": round(time.perf_counter() - started, 1),
+            "policies": summarise_run(result.sessions, split, seed=seed),
+        }
+        emit(answer, json_output=json_output, render=_show)
+
+
+def _check_names(names: list[str]) -> None:
+    from llmrec.errors import ConfigError
+    from llmrec.simulate.policies import policy_names
+
+    unknown = [name for name in names if name not in policy_names()]
+    if unknown or not names:
+        wrong = repr(unknown[0]) if unknown else "no name"
+        raise ConfigError(f"--policy got {wrong}; choose from {', '.join(policy_names())}")
+
+
+def _user_config(user: str, adapter: bool) -> UserConfig:
+    from llmrec.roles.loading import load_agent
+
+    config: UserConfig = load_agent(user, **({} if adapter else {"adapter": None})).config
+    return config
+
+
+def _backbone(backbone: str | None, seed: int, device: str) -> LanguageModel:
+    from llmrec.errors import ConfigError
+    from llmrec.lm.loading import load_backbone
+
+    spec = backbone or os.environ.get("LLMREC_BACKBONE")
+    if not spec:
+        raise ConfigError(
+            "simulated users need a language model; name a folder or hub id with --backbone or LLMREC_BACKBONE "
+            "(llmrec quickstart trains one and prints its folder)"
+        )
+    return load_backbone(spec, seed=seed, device=device)
+
+
+def _steps(advance: Any) -> Any:
+    """Turn (finished, total) reports into steps of a bar."""
+    before = 0
+
+    def report(finished: int, _total: int) -> None:
+        nonlocal before
+        advance(finished - before)
+        before = finished
+
+    return report
+
+
+def _show(answer: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    settings = answer["settings"]
+    table = Table(
+        title=f"{settings['dataset']}, simulated users, n = {settings['users']} per policy, seed {settings['seed']}"
+    )
+    table.add_column("policy")
+    for title in ("rounds", "click rate", "speaks up", "compliance", "failed", "strangers"):
+        table.add_column(title, justify="right")
+    for name, row in answer["policies"].items():
+        compliance = row["compliance"]
+        change = f"{_plain(compliance['before'])} to {_plain(compliance['after'])}"
+        cells = (_cell(row["rounds"]), _cell(row["click_rate"]), _plain(row["instruction_rate"]), change)
+        table.add_row(name, *cells, str(row["failed"]), str(row["out_of_catalogue"]))
+    screen = output()
+    screen.print(table)
+    screen.print(
+        "speaks up: share of rounds after which the user says what should change; compliance: share of the slate that "
+        "fulfils it, before and after; strangers: items shown that are not in the catalogue",
+        style="dim",
+        soft_wrap=True,
+    )
+    for name, row in answer["policies"].items():
+        endings = ", ".join(f"{ending} {n}" for ending, n in row["endings"].items())
+        screen.print(f"{name}: {endings}", markup=False, soft_wrap=True)
+    screen.print(
+        f"run {answer['run']}; read it with: llmrec sessions show {answer['run']}", markup=False, soft_wrap=True
+    )
+    console().print(f"{answer['seconds']} s, {answer['resumed']} sessions were in the journal already", style="dim")
+
+
+def _cell(interval: dict[str, float] | None) -> str:
+    return "-" if interval is None else f"{interval['value']:.2f} ({interval['low']:.2f}..{interval['high']:.2f})"
+
+
+def _plain(interval: dict[str, float] | None) -> str:
+    return "-" if interval is None else f"{interval['value']:.2f}"

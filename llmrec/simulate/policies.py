@@ -1,0 +1,196 @@
+"""Recommenders as a session sees them: an observation in, a reply out.
+
+Simple policies rank the catalogue and ignore what the user says; they never repeat what is in the history or was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llmrec.data.dataset import Dataset
+from llmrec.data.splits import Split
+from llmrec.errors import ConfigError
+from llmrec.lm.protocol import LanguageModel
+from llmrec.metrics.ranking import top_k
+from llmrec.retrieval import registry
+from llmrec.retrieval.base import Recommender
+from llmrec.retrieval.calrec import CalrecConfig
+from llmrec.roles.brain import GrammarBrain
+from llmrec.roles.loading import load_agent
+from llmrec.roles.observation import Observation, Reply
+from llmrec.roles.recommender import respond
+from llmrec.seeding import derive, rng
+from llmrec.tools.resources import build_resources
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Policy(Protocol):
+    """What plays the recommender in a session."""
+
+    name: str
+
+    async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
+        """Answer one round.
+
+        Args:
+            observation: all that the recommender may know.
+            user: index of the user in the interactions; known to any service, and part of every draw.
+            slate_size: items to show.
+            seed: run seed; draws depend on it, the user and the turn.
+        """
+        ...
+
+
+class RankingPolicy:
+    """Shows the best items of a fitted recommender.
+
+    Args:
+        recommender: fitted on the training part.
+        name: name in reports; default the recommender's.
+    """
+
+    def __init__(self, recommender: Recommender, *, name: str | None = None) -> None:
+        self.recommender = recommender
+        self.name = name or recommender.name
+
+    async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
+        """The best items that are neither in the history nor were shown before."""
+        history = np.array(observation.full_history, dtype=np.int64)
+        excluded = np.array(sorted({*observation.full_history, *observation.shown_items}), dtype=np.int64)
+        scores = await self.recommender.score([history], users=[user], seed=seed)  # (1, n_items)
+        best = top_k(scores, slate_size, [excluded])[0]
+        slate = tuple(int(row) for row in best if row >= 0)
+        return Reply(slate=slate, reasons=(f"ranked by {self.name}",) * len(slate), prose="")
+
+
+class RandomPolicy:
+    """Shows items drawn evenly from those that are neither in the history nor were shown before."""
+
+    name = "random"
+
+    def __init__(self, n_items: int) -> None:
+        self.n_items = n_items
+
+    async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
+        """Draws depend on (seed, user, turn)."""
+        excluded = {*observation.full_history, *observation.shown_items}
+        order = rng(seed, "random policy", user, observation.turn).permutation(self.n_items)
+        slate = tuple(int(row) for row in order if int(row) not in excluded)[:slate_size]
+        return Reply(slate=slate, reasons=("drawn at random",) * len(slate), prose="")
+
+
+class AgentPolicy:
+    """The recommender agent.
+
+    Args:
+        graph: compiled ``agents/recommender/graph.py``, made for the slate size of the run.
+        blind: the agent does not get to read what the user says (the control for instruction following).
+    """
+
+    def __init__(self, graph: Any, *, name: str = "agent", blind: bool = False) -> None:
+        self._graph = graph
+        self.name = name
+        self.blind = blind
+
+    async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
+        """Whatever the agent answers, cut to the slate size."""
+        if self.blind:
+            observation = replace(observation, messages=(), answered=0, request=None)
+        reply = await respond(self._graph, observation, seed=derive(seed, user))
+        return replace(reply, slate=reply.slate[:slate_size], reasons=reply.reasons[:slate_size])
+
+
+def agent_policy(
+    dataset: Dataset,
+    split: Split,
+    lm: LanguageModel,
+    *,
+    slate_size: int,
+    recommender: Recommender | None = None,
+    adapter: str | None = None,
+    blind: bool = False,
+    **settings: Any,
+) -> AgentPolicy:
+    """The agent of ``agents/recommender`` over this dataset.
+
+    Args:
+        recommender: fitted, behind the tool `recommend`; None takes item-kNN, which also serves the tool `similar`.
+        adapter: LoRA adapter that reads and plans; None is the bare backbone.
+        settings: replace those of agent.yaml.
+    """
+    agent = load_agent("recommender", n=slate_size, adapter=adapter, **settings)
+    neighbours = registry.build("knn")
+    neighbours.fit(dataset, split)
+    resources = build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
+    graph = agent.build(agent.config, resources=resources, brain=GrammarBrain(lm, adapter=adapter))
+    return AgentPolicy(graph, name="agent-blind" if blind else "agent", blind=blind)
+
+
+def policy_names() -> tuple[str, ...]:
+    """Every name that `build_policies` knows."""
+    return ("agent", "agent-blind", *registry.names())
+
+
+def build_policies(
+    names: Sequence[str],
+    dataset: Dataset,
+    split: Split,
+    lm: LanguageModel,
+    *,
+    slate_size: int,
+    calrec: CalrecConfig | None = None,
+) -> list[Policy]:
+    """Policies by name, fitted on the training part.
+
+    ``agent`` and ``agent-blind`` call the fine-tuned recommender where the model has the adapter ``recommender``, else
+    item-kNN; ``random`` and every name of `llmrec.retrieval.registry` are the others.
+
+    Args:
+        calrec: sampling of the generative recommender, alone and inside the agent; None takes the paper's.
+
+    Raises:
+        ConfigError: there is no such policy, or one is named twice.
+    """
+    for name in names:
+        if name not in policy_names():
+            raise ConfigError(f"no policy is called {name!r}; choose from {', '.join(policy_names())}")
+    if len(set(names)) != len(names) or not names:
+        raise ConfigError(f"name at least one policy and none twice, got {', '.join(names) or 'none'}")
+    generative = _calrec(dataset, split, lm, calrec) if "calrec" in names or _plays_recommender(lm) else None
+    policies: list[Policy] = []
+    for name in names:
+        match name:
+            case "agent" | "agent-blind":
+                behind = generative if _plays_recommender(lm) else None
+                policies.append(
+                    agent_policy(dataset, split, lm, slate_size=slate_size, recommender=behind, blind=name != "agent")
+                )
+            case "random":
+                policies.append(RandomPolicy(len(dataset.catalogue)))
+            case "calrec" if generative is not None:
+                policies.append(RankingPolicy(generative, name=name))
+            case _:
+                policies.append(_fitted(registry.build(name), name, dataset, split))
+    return policies
+
+
+def _plays_recommender(lm: LanguageModel) -> bool:
+    return "recommender" in lm.capabilities.adapters
+
+
+def _calrec(dataset: Dataset, split: Split, lm: LanguageModel, config: CalrecConfig | None) -> Recommender:
+    adapter = "recommender" if _plays_recommender(lm) else None
+    recommender = registry.build("calrec", lm=lm, adapter=adapter, config=config)
+    recommender.fit(dataset, split)
+    return recommender
+
+
+def _fitted(recommender: Recommender, name: str, dataset: Dataset, split: Split) -> RankingPolicy:
+    recommender.fit(dataset, split)
+    return RankingPolicy(recommender, name=name)
