@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
     from llmrec.lm.protocol import LanguageModel
+    from llmrec.retrieval.calrec import CalrecConfig
 
 Say = Callable[[str], None]
 Bar = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
@@ -74,6 +75,16 @@ class Job:
         from llmrec.lm.loading import load_backbone
 
         return load_backbone(self.backbone)
+
+    @cached_property
+    def calrec(self) -> CalrecConfig:
+        """Sampling of the generative recommender, in the evaluation and inside the agent."""
+        from llmrec.retrieval.calrec import CalrecConfig
+
+        settings = self.config.evaluation
+        return CalrecConfig(
+            samples=settings.samples, temperature=settings.temperature, history_items=self.config.nano.history_items
+        )
 
 
 def quickstart(
@@ -164,15 +175,11 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
 
 def _evaluate(job: Job) -> dict[str, Any]:
     from llmrec.benchmark.protocol import evaluate
-    from llmrec.retrieval.calrec import CalrecConfig
     from llmrec.retrieval.registry import build
 
     settings = job.config.evaluation
-    options = CalrecConfig(
-        samples=settings.samples, temperature=settings.temperature, history_items=job.config.nano.history_items
-    )
     models = {
-        name: build(name, lm=job.lm, **({"config": options} if name == "calrec" else {})) for name in settings.models
+        name: build(name, lm=job.lm, **({"config": job.calrec} if name == "calrec" else {})) for name in settings.models
     }
     n_users = min(settings.users, len(job.split.users))
     result = asyncio.run(evaluate(job.dataset, models, n_users=n_users, seed=job.seed, split=job.split))
@@ -195,7 +202,9 @@ def _simulate(job: Job) -> dict[str, Any]:
     from llmrec.simulate.runner import simulate
 
     settings = job.config.simulation
-    policies = build_policies(settings.policies, job.dataset, job.split, job.lm, slate_size=settings.slate_size)
+    policies = build_policies(
+        settings.policies, job.dataset, job.split, job.lm, slate_size=settings.slate_size, calrec=job.calrec
+    )
     n_users = min(settings.users, len(job.split.users))
     with Journal(job.out / "sessions.sqlite") as journal, job.bar("sessions", n_users * len(policies)) as advance:
         played = simulate(

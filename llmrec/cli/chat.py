@@ -26,7 +26,10 @@ HELP = "/why tells how the last list came about, /undo forgets the last turn, /q
 def chat(
     dataset: DatasetOption = "films",
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Model folder or hub id; default $LLMREC_BACKBONE.", metavar="DIR")
+        str | None,
+        typer.Option(
+            "--backbone", help="Model folder, hub id or chat:PROVIDER:MODEL; default $LLMREC_BACKBONE.", metavar="DIR"
+        ),
     ] = None,
     agent: Annotated[str, typer.Option("--agent", help="Name of an agent, or a folder with graph.py.")] = "recommender",
     adapter: Annotated[str | None, typer.Option("--adapter", help="LoRA adapter of the backbone to use.")] = None,

@@ -7,6 +7,7 @@ needs this file, typer and nothing heavy. The help line of each sub-command ther
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: default ``sys.argv``.
     """
+    # Threads of torch that spin while they wait slow everything five-fold as soon as another process is busy.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(args=given, prog_name="llmrec", standalone_mode=False)

@@ -128,6 +128,7 @@ def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int) 
     """Hash of everything that the trained weights depend on."""
     parts = [
         str(CORPUS_VERSION),
+        repr(LABELS),
         dataset.content_hash,
         split.train.content_hash,
         recipe.model_dump_json(),
