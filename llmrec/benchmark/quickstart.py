@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def quickstart(
         "dataset": stages.run("data", lambda: _describe(job)),
         "backbone": stages.run("backbone", lambda: _train_backbone(job)),
         "adapters": {
-            role: stages.run(f"adapter-{role}", lambda role=role: _train_adapter(job, role)) for role in config.adapters
+            role: stages.run(f"adapter-{role}", partial(_train_adapter, job, role)) for role in config.adapters
         },
         "evaluation": stages.run("evaluation", lambda: _evaluate(job)),
         "fidelity": stages.run("fidelity", lambda: _fidelity(job)),

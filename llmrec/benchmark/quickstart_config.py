@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from llmrec.assets import asset
 from llmrec.errors import ConfigError
@@ -48,7 +48,7 @@ class QuickstartConfig(_Settings):
     """All settings of one quickstart."""
 
     nano: NanoRecipe = NanoRecipe()
-    adapters: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"recommender": {}, "user": {}})
+    adapters: dict[str, dict[str, Any]] = {"recommender": {}, "user": {}}
     """Overrides of finetune/NAME.yaml for each adapter that is trained."""
     evaluation: EvaluationSettings = EvaluationSettings()
     fidelity: FidelitySettings = FidelitySettings()

@@ -1,8 +1,8 @@
 """The contract of a language model: three verbs, awaitable, with an adapter name.
 
-Every engine (local, scripted, vLLM, endpoint) implements `LanguageModel`. Many sessions share one engine: they await their
-calls concurrently and the engine batches them. What an engine cannot do it says in `Capabilities`; asking for it raises
-`UnsupportedError`, never a silent fallback.
+Every engine implements `LanguageModel`. Many sessions share one engine: they await their calls concurrently and the
+engine batches them. What an engine cannot do it says in `Capabilities`; asking for it raises `UnsupportedError`, never a
+silent fallback.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Completion:
     text: str
     """Decoded new text without special tokens, stop text and tool-call markup."""
     logprob: float
-    """Sum over generated tokens (the end token included) of log-probabilities at temperature 1, before any constraint."""
+    """Sum over generated tokens, the end token included, at temperature 1 and before any constraint."""
     n_tokens: int
     finish_reason: Literal["stop", "length"]
     tool_calls: tuple[ToolCall, ...] = ()
@@ -91,7 +91,9 @@ class LanguageModel(Protocol):
         ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """Verbs, constraints and adapters that it has."""
+        ...
 
     async def generate(
         self,

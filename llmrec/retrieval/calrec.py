@@ -3,8 +3,8 @@
 The backbone reads a user's history as flattened item text and writes the text of the next item; sampled completions are
 matched to the catalogue by BM25 and interleaved quasi-round-robin.
 
-Source: Li et al., CALRec (RecSys 2024, arXiv 2405.02429), sections on prompts and inference; constants of uncertain trust
-are settings of `CalrecConfig`.
+Source: Li et al., CALRec (RecSys 2024, arXiv 2405.02429), sections on prompts and inference; constants of uncertain
+trust are settings of `CalrecConfig`.
 """
 
 from __future__ import annotations

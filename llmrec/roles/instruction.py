@@ -18,7 +18,7 @@ from llmrec.data.catalogue import Catalogue
 from llmrec.errors import OutputError
 from llmrec.lm.protocol import Constraint
 from llmrec.prompting import as_data, render
-from llmrec.roles.instruction_words import LEXICON, OPENERS, InstructionClass
+from llmrec.roles.instruction_words import OPENERS, PHRASES, InstructionClass
 from llmrec.roles.item_text import item_text
 from llmrec.roles.opinion import SKIP
 from llmrec.roles.persona import Persona, Taste, TasteIndex, words
@@ -217,20 +217,21 @@ def _escaped(text: str) -> str:
 def pattern(candidate: Candidate, *, free: bool = False) -> str:
     """Regular expression of the answer that chooses this candidate.
 
-    The words hold an opener of the class, then the value literally, and are at most `MAX_WORDS`.
-
     Args:
-        free: any words may stand around them; else those of `LEXICON`, for models that cannot spell yet.
+        free: the model finds its own words: an opener of the class, then the value literally, `MAX_WORDS` at most;
+            else it chooses one of `PHRASES`, as a model that cannot spell yet must.
     """
+    head = _escaped(answer_head(candidate))
+    if not free:
+        texts = (text.format(value=candidate.value) for text in PHRASES[candidate.kind])
+        return f'{head}({"|".join(map(_escaped, texts))})[.?]?"\\}}'
     openers = OPENERS[candidate.kind]
     fixed = max(len(opener.split()) for opener in openers) + len(candidate.value.split())
     before = (MAX_WORDS - fixed + 1) // 2
     after = MAX_WORDS - fixed - before
-    first, word = (_FREE_FIRST, _FREE_WORD) if free else (_KNOWN_FIRST, _KNOWN_WORD)
     inside, leading = "|".join(map(_escaped, openers)), "|".join(map(_escaped, map(_capital, openers)))
-    opening = f"({first},? ({word},? ){{0,{before - 1}}}({inside})|({leading}))"
-    head, value = _escaped(answer_head(candidate)), _escaped(candidate.value)
-    return f'{head}{opening} {value}(,? {word}){{0,{after}}}[.!?]?"\\}}'
+    opening = f"({_FREE_FIRST},? ({_FREE_WORD},? ){{0,{before - 1}}}({inside})|({leading}))"
+    return f'{head}{opening} {_escaped(candidate.value)}(,? {_FREE_WORD}){{0,{after}}}[.!?]?"\\}}'
 
 
 def _capital(text: str) -> str:
@@ -238,7 +239,6 @@ def _capital(text: str) -> str:
 
 
 _FREE_FIRST, _FREE_WORD = "[A-Z][a-z']{0,11}", "[A-Za-z][a-z']{0,11}"
-_KNOWN_FIRST, _KNOWN_WORD = f"({'|'.join(map(_capital, LEXICON))})", f"({'|'.join(LEXICON)})"
 
 
 def answer_head(candidate: Candidate) -> str:

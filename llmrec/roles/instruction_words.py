@@ -1,8 +1,7 @@
-"""The words of instructions: what stands before the value, ways to say it, and the small vocabulary around it."""
+"""The words of instructions: what stands before the value, and ways to say it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -80,15 +79,3 @@ PHRASES: Mapping[InstructionClass, tuple[str, ...]] = {
     ),
 }
 """Ways to say it; each fits the grammar of its class whatever the value."""
-_POLAR = frozenset({"less", "fewer", "no", "not", "enough", "more", "much"})
-
-
-def _lexicon() -> tuple[str, ...]:
-    words = {word for options in PHRASES.values() for text in options for word in re.findall("[A-Za-z]+", text)}
-    words -= {"value"}
-    lower = {word if word == "I" else word.lower() for word in words}
-    return tuple(sorted(lower - _POLAR))
-
-
-LEXICON = _lexicon()
-"""Words that a small model may put around the value: those of `PHRASES`, without any that would turn it round."""

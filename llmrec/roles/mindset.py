@@ -90,7 +90,7 @@ class UserConfig(BaseModel):
     view_from: float = Field(default=0.35, ge=0, le=1)
     """An item with at least this click probability that is not clicked was looked at (view), below it was skipped."""
     free_words: bool = False
-    """Instructions in any words, for models that write well; else in a small vocabulary around the value."""
+    """Instructions in the model's own words, for models that write well; else it chooses among written sentences."""
     say_temperature: float = Field(default=0.7, ge=0)
     """Sampling temperature of instructions."""
     say_tokens: int = Field(default=128, gt=0)

@@ -45,7 +45,7 @@ Builder = Callable[[Material, np.random.Generator], list[Example]]
 def facts(material: Material, rng: np.random.Generator) -> list[Example]:
     """One text per item: its flattened form, then every attribute."""
     catalogue = material.dataset.catalogue
-    examples = []
+    examples: list[Example] = []
     for row in rng.permutation(len(catalogue)):
         parts = [as_data(catalogue.flat(int(row)))]
         for name in catalogue.attribute_names:

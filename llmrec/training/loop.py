@@ -47,6 +47,7 @@ def run_trainer(
         The learning curve: step, tokens, loss (nats per token), learning_rate.
     """
     from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
     steps = -(-len(blocks) // blocks_per_step)
@@ -80,7 +81,7 @@ def run_trainer(
         train_dataset=Blocks(blocks),
         callbacks=[Progress(title, tokens_per_step=blocks_per_step * blocks.shape[1])],
     )
-    trainer.pop_callback(_printer())
+    trainer.pop_callback(PrinterCallback)
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
     trainer.train(resume_from_checkpoint=last)
     return learning_curve(trainer.state.log_history, tokens_per_step=blocks_per_step * blocks.shape[1])
@@ -104,9 +105,3 @@ def learning_curve(history: list[dict[str, float]], *, tokens_per_step: int) -> 
         for row in history
         if "loss" in row
     ]
-
-
-def _printer() -> type[Any]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

@@ -108,6 +108,7 @@ def test_the_check_counts_a_planted_title_and_row() -> None:
     for one, expected in ((clean, 0), (named, 1), (beyond, 1)):
         session = Session(
             user=0,
+            user_id="u0",
             policy="agent",
             slate_size=2,
             profile={},
