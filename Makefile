@@ -38,6 +38,7 @@ check: ## ruff, mypy, import-linter, pytest; installs nothing
 bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the benchmark table of eval/
 	$(BIN)/pytest -m bench
 	$(BIN)/llmrec evaluate --dataset films --models popular,random,knn,bm25-lastitem,dense
+	$(BIN)/python eval/scale_data.py --items 10000 100000 1000000 --per-item 10
 
 format: $(VENV)/.stamp-dev ## rewrite the code in the project's form
 	$(BIN)/ruff check --fix $(CODE)

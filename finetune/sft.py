@@ -8,10 +8,10 @@ A killed run goes on from its last checkpoint when it is started again with the 
 
 from __future__ import annotations
 
-import itertools
+import argparse
+import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,13 +46,17 @@ def run(recipe: SftRecipe) -> dict[str, Any]:
     hardware = choose(purpose="training")
     base = load_pretrained(recipe.backbone, hardware)
     data = build_data(dataset, leave_one_out(dataset.interactions), recipe, base.tokenizer)
-    trainer = make_trainer(base.model, base.tokenizer, data, recipe, output / "checkpoints", hardware)
-    checkpoints = output / "checkpoints"
+    # Checkpoints of another recipe, backbone or dataset must never be taken up.
+    key = hashlib.sha256(f"{recipe.model_dump_json()} {base.name} {dataset.content_hash}".encode()).hexdigest()[:16]
+    checkpoints = output / "checkpoints" / key
+    trainer = make_trainer(base.model, base.tokenizer, data, recipe, checkpoints, hardware)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None)
     trainer.save_model(str(output))
+    rows = curve(trainer.state.log_history)
+    if not trainer.is_world_process_zero():
+        return {"curve": rows}
     if Path(recipe.backbone).is_dir():
         stamp(output, Path(recipe.backbone))  # so that it is never put on another base
-    rows = curve(trainer.state.log_history)
     facts: dict[str, Any] = {
         "dataset": dataset.name,
         "base": base.name,
@@ -64,16 +68,26 @@ def run(recipe: SftRecipe) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,
     }
-    (output / "README.md").write_text(model_card(recipe, facts), encoding="utf-8")
-    record = {**facts, "recipe": recipe.model_dump(), "curve": rows}
+    (output / "README.md").write_text(model_card(without_paths(recipe), facts), encoding="utf-8")
+    record = {**facts, "recipe": without_paths(recipe).model_dump(), "curve": rows}
     (output / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the adapter is saved; checkpoints served resuming only
+    if (logs := checkpoints / "runs").exists():
+        shutil.copytree(logs, output / "logs", dirs_exist_ok=True)  # TensorBoard events
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # the adapter is saved; they served resuming only
     return record
 
 
+def without_paths(recipe: SftRecipe) -> SftRecipe:
+    """The recipe with names in place of folders of this machine: cards and records travel."""
+    kind, _, path = recipe.dataset.partition(":")
+    dataset = f"{kind}:{Path(path).name}" if path else kind
+    backbone = Path(recipe.backbone).name if Path(recipe.backbone).is_dir() else recipe.backbone
+    return recipe.model_copy(update={"dataset": dataset, "backbone": backbone, "output": Path(recipe.output).name})
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(
-        Path(arguments[0]),
-        [value for flag, value in itertools.pairwise(arguments) if flag == "--set"],
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args()
+    main(arguments.recipe, arguments.overrides)

@@ -38,14 +38,16 @@ def load_file(path: Path, *, name: str) -> ModuleType:
     """Run a Python file of a run folder (finetune/, agents/) as a module that no import reaches.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or it cannot be run.
     """
-    if not path.is_file():
-        raise ConfigError(f"no Python file, got {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
     if spec is None or spec.loader is None:
-        raise ConfigError(f"not a Python file, got {str(path)!r}")
+        raise ConfigError(f"no Python file, got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up here
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # postponed annotations of dataclasses and state classes are looked up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -177,6 +177,17 @@ async def evaluate(
     )
 
 
+def steps(advance: Callable[[float], None]) -> Progress:
+    """Turn (model, users done, users in all) reports into steps of one bar."""
+    done: dict[str, int] = {}
+
+    def report(name: str, now: int, _total: int) -> None:
+        advance(now - done.get(name, 0))
+        done[name] = now
+
+    return report
+
+
 def sample_users(split: Split, stage: Stage, n_users: int | None, seed: int) -> tuple[IntArray, IntArray]:
     """Users and their targets, ascending by user; a seeded sample without replacement where fewer are wanted.
 

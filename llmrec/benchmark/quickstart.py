@@ -6,6 +6,7 @@ Each step is what the other commands do (evaluate, finetune, simulate); this fil
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import __version__
 from llmrec.assets import asset, load_file
-from llmrec.benchmark.stages import Stages, peak_mib
+from llmrec.benchmark.stages import Stages
 
 if TYPE_CHECKING:
     from llmrec.benchmark.quickstart_config import QuickstartConfig
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 Bar = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
 """Opens a progress bar for (description, total) and yields the function that advances it."""
-RUN = "quickstart"
-"""Name of the run in the journal."""
 
 
 @contextmanager
@@ -49,6 +48,8 @@ class Job:
     seed: int
     say: Say
     bar: Bar
+    run: str = "quickstart"
+    """Name of the run in the journal."""
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -105,10 +106,18 @@ def quickstart(
     """
     from llmrec.benchmark.machine import machine_facts
     from llmrec.benchmark.report import write_report
+    from llmrec.training.fingerprint import text_digest
 
     job = Job(spec, config, out, seed, say, bar)
-    settings = {"llmrec": __version__, "spec": spec, "seed": seed, "config": config.model_dump(mode="json")}
+    settings = {
+        "llmrec": __version__,
+        "data": job.dataset.content_hash,
+        "texts": text_digest(),
+        "seed": seed,
+        "config": config.model_dump(mode="json"),
+    }
     stages = Stages(out / "stages", settings, say=say)
+    job.run = f"quickstart-{stages.key[:8]}"  # other settings are another run in the same journal
     started = time.monotonic()
     results: dict[str, Any] = {
         "llmrec": __version__,
@@ -129,7 +138,7 @@ def quickstart(
         "stages": stages.log,
         "total_seconds": round(sum(stage["seconds"] for stage in stages.log), 1),
         "seconds_of_this_run": round(time.monotonic() - started, 1),
-        "peak_mib": round(max(peak_mib(), *(stage["peak_mib"] for stage in stages.log))),
+        "peak_mib": max(stage["peak_mib"] for stage in stages.log),
     }
     paths = write_report(results, out)
     say(f"report: {paths.html}")
@@ -159,14 +168,14 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
     folder = job.out / "adapters" / role
     overrides = {
         "dataset": job.spec,
-        "backbone": job.backbone,
-        "output": folder,
+        "backbone": str(job.backbone),
+        "output": str(folder),
         "seed": job.seed,
         "history_items": job.config.nano.history_items,
         **job.config.adapters[role],
     }
     script = load_file(asset("finetune/sft.py"), name="llmrec_finetune_script")
-    record: dict[str, Any] = script.main(recipe, [f"{key}={value}" for key, value in overrides.items()])
+    record: dict[str, Any] = script.main(recipe, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
     store = AdapterStore.load(job.backbone)
     store.add(role, folder)
     store.save()
@@ -174,7 +183,7 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
 
 
 def _evaluate(job: Job) -> dict[str, Any]:
-    from llmrec.benchmark.protocol import evaluate
+    from llmrec.benchmark.protocol import evaluate, steps
     from llmrec.retrieval.registry import build
 
     settings = job.config.evaluation
@@ -182,8 +191,10 @@ def _evaluate(job: Job) -> dict[str, Any]:
         name: build(name, lm=job.lm, **({"config": job.calrec} if name == "calrec" else {})) for name in settings.models
     }
     n_users = min(settings.users, len(job.split.users))
-    result = asyncio.run(evaluate(job.dataset, models, n_users=n_users, seed=job.seed, split=job.split))
-    return result.to_json()
+    with job.bar("evaluating", n_users * len(models)) as advance:
+        told = steps(advance)
+        work = evaluate(job.dataset, models, n_users=n_users, seed=job.seed, split=job.split, progress=told)
+        return asyncio.run(work).to_json()
 
 
 def _fidelity(job: Job) -> dict[str, Any]:
@@ -216,7 +227,7 @@ def _simulate(job: Job) -> dict[str, Any]:
             max_rounds=settings.max_rounds,
             slate_size=settings.slate_size,
             seed=job.seed,
-            run=RUN,
+            run=job.run,
             journal=journal,
             progress=lambda done, total: advance(1),
         )

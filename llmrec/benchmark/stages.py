@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmrec.benchmark.machine import peak_memory_mib
 from llmrec.errors import CacheError
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Stages:
@@ -47,7 +42,12 @@ class Stages:
             self._say(f"[{name}] ...")
             started = time.monotonic()
             value = work()
-            stored = {"key": self.key, "seconds": time.monotonic() - started, "peak_mib": peak_mib(), "value": value}
+            stored = {
+                "key": self.key,
+                "seconds": time.monotonic() - started,
+                "peak_mib": peak_memory_mib() or 0.0,
+                "value": value,
+            }
             self._write(path, stored)
             self._say(f"[{name}] {stored['seconds']:.0f} s, peak memory {stored['peak_mib']:.0f} MiB")
         else:

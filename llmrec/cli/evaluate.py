@@ -41,6 +41,8 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option("--adapter", help="LoRA folder of the recommender role for calrec.", metavar="DIR")
     ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Completions per user of calrec.", min=1)] = 32,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of these completions.", min=0)] = 0.5,
     users: Annotated[int | None, typer.Option("--users", help="Size of the user sample; default all.", min=1)] = None,
     stage: Annotated[str, typer.Option("--stage", help="validation or test.")] = "test",
     ks: Annotated[str, typer.Option("--ks", help="Cut-offs, comma-separated.")] = "1,5,10,20",
@@ -54,12 +56,13 @@ def evaluate(
         import asyncio
 
         from llmrec.benchmark.protocol import evaluate as run
+        from llmrec.benchmark.protocol import steps
         from llmrec.data.spec import load
 
         names, added = _with_floors(models)
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
-        recommenders = _build(names, backbone, adapter, seed, device)
+        recommenders = _build(names, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature})
         if added:
             note(f"added to the table as floors: {', '.join(added)}")
         data = load(dataset, seed=seed, strict=strict)
@@ -74,7 +77,7 @@ def evaluate(
                     stage="validation" if stage == "validation" else "test",
                     seed=seed,
                     ks=cutoffs,
-                    progress=_steps(advance),
+                    progress=steps(advance),
                 )
             )
         emit(result.to_json(), json_output=json_output, render=_show)
@@ -116,7 +119,7 @@ def _check_stage(stage: str) -> None:
 
 
 def _build(
-    names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str
+    names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
 ) -> dict[str, Recommender]:
     """Recommenders by name; the backbone is loaded once, and only for those that ask it."""
     from llmrec.errors import ConfigError
@@ -127,25 +130,15 @@ def _build(
             raise ConfigError("--adapter belongs to calrec: name it in --models and give its --backbone")
         return {name: build(name) for name in names}
     from llmrec.lm.loading import load_backbone
+    from llmrec.retrieval.calrec import CalrecConfig
 
     adapters = {} if adapter is None else {_ROLE: adapter}
     lm = load_backbone(backbone, adapters=adapters, seed=seed, device=device)
     tuned = _ROLE in lm.capabilities.adapters
     if not tuned:
         note("calrec asks the bare backbone, which has no recommender adapter; name a LoRA folder with --adapter")
-    options: dict[str, Any] = {"adapter": _ROLE if tuned else None}
+    options: dict[str, Any] = {"adapter": _ROLE if tuned else None, "config": CalrecConfig(**sampling)}
     return {n: build(n, lm=lm, **options) if needs_backbone(n) else build(n) for n in names}
-
-
-def _steps(advance: Any) -> Any:
-    """Turn (model, done, total) reports into steps of one bar."""
-    done: dict[str, int] = {}
-
-    def report(name: str, now: int, _total: int) -> None:
-        advance(now - done.get(name, 0))
-        done[name] = now
-
-    return report
 
 
 def _show(result: dict[str, Any]) -> None:

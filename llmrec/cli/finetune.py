@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmrec.cli.common import JsonOption, SeedOption, emit, output, run_command
+from llmrec.cli.common import JsonOption, emit, output, run_command
 
 app = typer.Typer(add_completion=False)
 
@@ -21,19 +21,26 @@ def finetune(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as lora.rank=8.")
     ] = None,
     json_output: JsonOption = False,
-    seed: SeedOption = 0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Default: the recipe's own.", min=0)] = None,
 ) -> None:
     """Fine-tune a role's LoRA adapter by a recipe. A killed run goes on when it is started again."""
     with run_command(resume="run the same command again to go on from the last checkpoint"):
-        from llmrec.assets import load_file
+        from llmrec.assets import asset, load_file
         from llmrec.training.recipe import find_recipe, load_recipe
 
         path = find_recipe(recipe)
-        overrides = [f"seed={seed}", *(set_ or [])]
+        overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
         settings = load_recipe(path, overrides)  # all faults at once, before anything heavy is imported
-        script = load_file(path.with_name(settings.script), name="llmrec_finetune_script")
+        beside = path.with_name(settings.script)  # a copied recipe may bring its own copy of the script
+        script = load_file(beside if beside.exists() else asset(f"finetune/{settings.script}"), name="llmrec_finetune")
         record = script.main(path, overrides)
-        answer = {"role": settings.role, "output": settings.output, "recipe": str(path), **_facts(record)}
+        answer = {
+            "role": settings.role,
+            "output": settings.output,
+            "recipe": str(path),
+            "seed": settings.seed,
+            **_facts(record),
+        }
         emit(answer, json_output=json_output, render=_show)
 
 
@@ -46,5 +53,6 @@ def _show(answer: dict[str, Any]) -> None:
     screen.print(f"adapter {answer['role']}: {answer['output']}", soft_wrap=True)
     screen.print(
         f"{answer['n_train']} examples ({answer['n_longer']} left out as too long), "
-        f"lowest validation loss {answer['best']:.4f} nats per token, {answer['seconds']:.0f} s"
+        f"lowest validation loss {'not measured' if answer['best'] is None else round(answer['best'], 4)}, "
+        f"{answer['seconds']:.0f} s"
     )

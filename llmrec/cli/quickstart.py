@@ -29,9 +29,28 @@ def quickstart(
     with run_command(resume="run the same command again to go on"):
         from llmrec.benchmark.quickstart import quickstart as run
         from llmrec.benchmark.quickstart_config import load_config
+        from llmrec.errors import EnvironmentFailure
 
         results = run(dataset, load_config(config, spec=dataset), out=out, seed=seed, say=note, bar=progress)
         emit(results, json_output=json_output, render=lambda found: _show(found, out))
+        if faults := _faults(results):
+            raise EnvironmentFailure(f"the job ran, but {'; '.join(faults)}; see {out / 'report.html'}")
+
+
+def _faults(results: dict[str, Any]) -> list[str]:
+    """What must not happen in a job that is called done."""
+    outside = results["out_of_catalogue"]
+    policies = results["simulation"]["policies"]
+    faults = [f"all sessions of {name} failed" for name, row in policies.items() if row["failed"] == row["n"]]
+    if outside["count"]:
+        faults.append(f"{outside['count']} shown items or titles are not in the catalogue")
+    if not outside["planted_caught"]:
+        faults.append("the check for items outside the catalogue missed a planted one")
+    failed = results["evaluation"]["failed"]
+    faults += [
+        f"{name} failed for every user" for name, row in failed.items() if row["users"] == results["evaluation"]["n"]
+    ]
+    return faults
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

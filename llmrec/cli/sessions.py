@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmrec.cli.common import JsonOption, emit, output, run_command
+from llmrec.cli.common import JsonOption, SeedOption, emit, output, run_command
 from llmrec.cli.simulate import DEFAULT_JOURNAL
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ JournalOption = Annotated[str, typer.Option("--journal", help="SQLite file or SQ
 
 
 @app.command("list")
-def list_(journal: JournalOption = DEFAULT_JOURNAL, json_output: JsonOption = False) -> None:
-    """List the runs of a journal."""
+def list_(journal: JournalOption = DEFAULT_JOURNAL, json_output: JsonOption = False, seed: SeedOption = 0) -> None:
+    """List the runs of a journal. Nothing is drawn: the seed is only repeated in the JSON."""
     with run_command():
         from llmrec.simulate.journal import Journal
 
         with Journal(journal, create=False) as book:
             runs = [{"run": one.run, "sessions": one.n_sessions, "settings": one.settings} for one in book.runs()]
-        emit({"journal": journal, "runs": runs}, json_output=json_output, render=_show_runs)
+        emit({"journal": journal, "runs": runs, "seed": seed}, json_output=json_output, render=_show_runs)
 
 
 @app.command("show")
@@ -36,8 +36,9 @@ def show(
     private: Annotated[bool, typer.Option("--private", help="Show the user's mindset too.")] = False,
     journal: JournalOption = DEFAULT_JOURNAL,
     json_output: JsonOption = False,
+    seed: SeedOption = 0,
 ) -> None:
-    """Print sessions of a run as transcripts."""
+    """Print sessions of a run as transcripts. Nothing is drawn: the seed is only repeated in the JSON."""
     with run_command():
         from llmrec.errors import DataError
         from llmrec.simulate.journal import Journal
@@ -51,7 +52,7 @@ def show(
         plain = [one.model_dump(mode="json") for one in found]
         answer = {"run": run, "sessions": plain, "private": private, "limit": limit}
         if json_output:
-            answer = {"run": run, "settings": info.settings, "sessions": plain}
+            answer = {"run": run, "settings": info.settings, "sessions": plain, "seed": seed}
         emit(answer, json_output=json_output, render=_show_sessions)
 
 

@@ -30,7 +30,7 @@ class Catalogue:
     Args:
         table: `pyarrow.Table` or `datasets.Dataset` with string columns ``item_id`` and ``title``; every further
             column is an attribute: numbers, strings, or lists of strings.
-        flat_fields: attributes of the flattened item text, in order (CALRec, methods card 1.3).
+        flat_fields: attributes of the flattened item text, in order (CALRec).
         flat_labels: label of an attribute in flattened text; default "Category" for genres and categories, else a name.
         separator: between the parts of flattened text.
         kinds: kind of some attributes; the others are inferred from their values.
@@ -156,7 +156,7 @@ class Catalogue:
         return {"item_id": self.item_ids[row], "title": self.title(row), **present}
 
     def flat(self, row: int) -> str:
-        """Flattened text, "Title: Alien (1979). Category: Horror, Sci-Fi" (CALRec, methods card 1.3)."""
+        """Flattened text, "Title: Alien (1979). Category: Horror, Sci-Fi" (CALRec)."""
         parts = [f"Title: {self.display(row)}"]
         for name in self.flat_fields:
             label = self.flat_labels.get(name, name.replace("_", " ").capitalize())

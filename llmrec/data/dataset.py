@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -48,8 +49,10 @@ class Dataset:
 
     @property
     def content_hash(self) -> str:
-        """Hash of catalogue and interactions; the key of everything derived from this dataset."""
-        return f"{self.catalogue.content_hash}-{self.interactions.content_hash}"
+        """Hash of catalogue, its flattened form, and interactions; the key of everything derived from this dataset."""
+        form = repr((self.catalogue.flat_fields, self.catalogue.flat_labels, self.catalogue.separator, self.item_noun))
+        shape = hashlib.sha256(form.encode()).hexdigest()[:8]
+        return f"{self.catalogue.content_hash}-{self.interactions.content_hash}-{shape}"
 
 
 def compact(dataset: Dataset, interactions: Interactions) -> Dataset:

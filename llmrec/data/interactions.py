@@ -144,7 +144,7 @@ class Interactions:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hash of all columns and user ids."""
+        """Hash of all columns, user ids and attributes of users."""
         return self._content_hash or self._hash()
 
     def _hash(self) -> str:
@@ -155,6 +155,8 @@ class Interactions:
             digest.update(b"\x1e")
         for user_id in self.user_ids:
             digest.update(user_id.encode() + b"\x1f")
+        if (users := self.users_table()) is not None:
+            digest.update(repr(users.to_pydict()).encode())
         return digest.hexdigest()[:32]
 
     def history(self, user: int) -> IntArray:

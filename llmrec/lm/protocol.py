@@ -1,7 +1,7 @@
 """The contract of a language model: three verbs, awaitable, with an adapter name.
 
-Every engine implements `LanguageModel`. Many sessions share one engine: they await their calls concurrently and the
-engine batches them. What an engine cannot do it says in `Capabilities`; asking for it raises `UnsupportedError`, never a
+Every engine implements `LanguageModel`. Many sessions share one engine: they await calls concurrently, and the engine
+batches them. What an engine cannot do it says in `Capabilities`; asking for it raises `UnsupportedError`; there is no
 silent fallback.
 """
 

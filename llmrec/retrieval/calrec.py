@@ -101,9 +101,9 @@ class CalrecRecommender:
     async def score(
         self, histories: Sequence[npt.NDArray[np.int64]], *, users: Sequence[int] | None = None, seed: int = 0
     ) -> npt.NDArray[np.float64]:
-        """Scores of every item, shape (batch, n_items); items that no completion reaches score 0.
+        """Scores of every item, shape (batch, n_items); items that no completion reaches are not ranked (-inf).
 
-        An empty history cannot be prompted: its row is all zero.
+        An empty history cannot be prompted: nothing is ranked for it.
         """
         results = await asyncio.gather(*(self.complete(history, seed=seed) for history in histories))
         return np.stack([self.rank_completions(completions) for completions in results])
@@ -124,8 +124,9 @@ class CalrecRecommender:
         return await self.lm.generate(prompt, sampling=sampling, adapter=self.adapter)
 
     def rank_completions(self, completions: Sequence[Completion]) -> npt.NDArray[np.float64]:
-        """Quasi-round-robin scores over the catalogue, shape (n_items,)."""
+        """Quasi-round-robin scores over the catalogue, shape (n_items,); -inf where no completion shares a term."""
         if self._catalogue is None:
             raise ConfigError("the recommender has no catalogue yet; call fit or index_catalogue first")
         pairs = [(completion.text.strip(), completion.logprob) for completion in completions]
-        return round_robin(pairs, self._bm25.scores, len(self._flat), epsilon=self.config.epsilon)
+        scores = round_robin(pairs, self._bm25.scores, len(self._flat), epsilon=self.config.epsilon)
+        return np.where(scores > 0, scores, -np.inf)

@@ -1,7 +1,7 @@
 """What a dissatisfied user asks for: a class, words, and where one exists a predicate that a program checks.
 
 The model chooses among candidates that come from the slate it saw and from its own tastes, and says so in its own
-words, under a grammar (RecoWorld, methods card 3.4; the classes here are [D]).
+words, under a grammar (RecoWorld; the classes here are [D]).
 """
 
 from __future__ import annotations

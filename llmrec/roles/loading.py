@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmrec.assets import asset
+from llmrec.assets import asset, load_file
 from llmrec.errors import ConfigError
 
 
@@ -45,7 +42,7 @@ def load_agent(name_or_path: str | Path, **changes: Any) -> Agent:
         ConfigError: there is no such agent, graph.py has no `build`, or agent.yaml is wrong.
     """
     folder = _folder(name_or_path)
-    module = _module(folder / "graph.py")
+    module = load_file(folder / "graph.py", name=f"llmrec_agent_{folder.name}")
     build = getattr(module, "build", None)
     if not callable(build):
         raise ConfigError(f"{folder / 'graph.py'} has no function build; it must return a compiled graph")
@@ -94,18 +91,3 @@ def _folder(name_or_path: str | Path) -> Path:
             f"no agent {str(name_or_path)!r}; the agents are {', '.join(known)}, or give a folder with graph.py"
         )
     return folder
-
-
-def _module(path: Path) -> ModuleType:
-    name = f"llmrec_agent_{path.parent.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be loaded as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # postponed annotations of state classes are looked up here
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module

@@ -1,7 +1,7 @@
 """The private state of a simulated user, and how it moves. No recommender ever sees any of it.
 
 State: satisfaction s, exposure e(topic) and through it fatigue f(topic), recent fatigue F, patience p of P, and what
-the user is after today. Every constant is in `UserConfig`. [D: RecoWorld leaves the mindset open, methods card 3.8.]
+the user is after today. Every constant is in `UserConfig`. [D: RecoWorld leaves the mindset open.]
 
     exposure      e <- max(0, r * e + [topic shown] - share of the catalogue with the topic)
     fatigue       f(topic) = 1 - exp(-max(0, e - free) / scale);  of an item: mean over its topics
@@ -185,7 +185,7 @@ def shift(mindset: Mindset, look: Look, config: UserConfig) -> float:
 
 
 def update(mindset: Mindset, look: Look, label: str, topic_share: Mapping[str, float], config: UserConfig) -> Mindset:
-    """The mindset after a decision on an item (g of methods card 3.3).
+    """The mindset after a decision on an item (the update g of RecoWorld).
 
     Args:
         look: the item.

@@ -137,7 +137,8 @@ def instruction_examples(
     the user's tastes, and the decisions on them follow the tastes. What to ask for follows from the prompt. [D]
     """
     index = taste_index(dataset, split)
-    return [_asked(index, int(rng.integers(index.train.n_users)), rng, slate_size) for _ in range(n)]
+    users = np.flatnonzero(index.train.lengths() > 0)
+    return [_asked(index, int(rng.choice(users)), rng, slate_size) for _ in range(n)]
 
 
 def _asked(index: TasteIndex, user: int, rng: np.random.Generator, slate_size: int) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Simple policies rank the catalogue and ignore what the user says; they never rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from llmrec.lm.protocol import LanguageModel
 from llmrec.metrics.ranking import top_k
 from llmrec.retrieval import registry
 from llmrec.retrieval.base import Recommender
-from llmrec.retrieval.calrec import CalrecConfig
+from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.roles.brain import GrammarBrain
 from llmrec.roles.loading import load_agent
 from llmrec.roles.observation import Observation, Reply
@@ -34,6 +34,8 @@ class Policy(Protocol):
     """What plays the recommender in a session."""
 
     name: str
+    settings: Mapping[str, Any]
+    """What its answers depend on besides data and model, as plain values; part of the run's settings."""
 
     async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
         """Answer one round.
@@ -58,6 +60,7 @@ class RankingPolicy:
     def __init__(self, recommender: Recommender, *, name: str | None = None) -> None:
         self.recommender = recommender
         self.name = name or recommender.name
+        self.settings: Mapping[str, Any] = _settings_of(recommender)
 
     async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
         """The best items that are neither in the history nor were shown before."""
@@ -73,6 +76,7 @@ class RandomPolicy:
     """Shows items drawn evenly from those that are neither in the history nor were shown before."""
 
     name = "random"
+    settings: Mapping[str, Any] = {}
 
     def __init__(self, n_items: int) -> None:
         self.n_items = n_items
@@ -90,11 +94,15 @@ class AgentPolicy:
 
     Args:
         graph: compiled ``agents/recommender/graph.py``, made for the slate size of the run.
+        settings: what the graph was made with.
         blind: the agent does not get to read what the user says (the control for instruction following).
     """
 
-    def __init__(self, graph: Any, *, name: str = "agent", blind: bool = False) -> None:
+    def __init__(
+        self, graph: Any, *, name: str = "agent", blind: bool = False, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._graph = graph
+        self.settings: Mapping[str, Any] = settings or {}
         self.name = name
         self.blind = blind
 
@@ -129,7 +137,13 @@ def agent_policy(
     neighbours.fit(dataset, split)
     resources = build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
     graph = agent.build(agent.config, resources=resources, brain=GrammarBrain(lm, adapter=adapter))
-    return AgentPolicy(graph, name="agent-blind" if blind else "agent", blind=blind)
+    used = agent.config.model_dump(mode="json") | {"behind": _settings_of(recommender or neighbours)}
+    return AgentPolicy(graph, name="agent-blind" if blind else "agent", blind=blind, settings=used)
+
+
+def _settings_of(recommender: Recommender) -> dict[str, Any]:
+    config = recommender.config.model_dump(mode="json") if isinstance(recommender, CalrecRecommender) else {}
+    return {"recommender": recommender.name, **config}
 
 
 def policy_names() -> tuple[str, ...]:

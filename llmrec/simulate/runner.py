@@ -151,6 +151,7 @@ def run_settings(
         "split": split.protocol,
         "model": lm.name,
         "policies": sorted(policy.name for policy in policies),
+        "policy_settings": {policy.name: dict(policy.settings) for policy in policies},
         "users": n_users,
         "max_rounds": max_rounds,
         "slate_size": slate_size,

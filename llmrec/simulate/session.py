@@ -1,4 +1,4 @@
-"""One session: a recommender and a simulated user take turns until the user leaves (RecoWorld, methods card 3.5)."""
+"""One session: a recommender and a simulated user take turns until the user leaves (RecoWorld, arXiv 2509.10397)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ async def play(stage: Stage, policy: Policy, user: int) -> Session:
                 observation,
                 user=user,
                 slate_size=stage.slate_size,
-                seed=derive(stage.player.seed, "policy", policy.name),
+                # a blind control draws what its seeing twin draws: their difference is the reading alone
+                seed=derive(stage.player.seed, "policy", policy.name.removesuffix("-blind")),
             )
             if reply.failed:
                 rounds.append(_failed_round(turn, reply))
@@ -218,7 +219,7 @@ def _round(
         item_ids=tuple(catalogue.item_ids[item] for item in slate),
         titles=tuple(catalogue.display(item) for item in slate),
         out_of_catalogue=strangers,
-        reasons=reply.reasons,
+        reasons=tuple(why for item, why in zip(reply.slate, reply.reasons, strict=False) if item not in strangers),
         prose=reply.prose,
         events=tuple(asdict(event) for event in reply.events),
         notes=(*reply.notes, *reaction.notes),

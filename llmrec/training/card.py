@@ -24,7 +24,7 @@ LoRA adapter for the role **{role}**, trained on the dataset `{dataset}` (spec `
 | backbone | `{backbone}` (`{base}`) |
 | examples | {n_train} for training, {n_validation} for validation, {n_longer} left out as too long |
 | tokens with loss | {n_supervised} |
-| best validation loss | {best:.4f} nats per token |
+| best validation loss | {best_text} |
 | seconds | {seconds:.0f} ({hardware}) |
 | seed | {seed} |
 
@@ -56,5 +56,6 @@ def model_card(recipe: SftRecipe, facts: dict[str, Any]) -> str:
         spec=recipe.dataset,
         seed=recipe.seed,
         recipe=json.dumps(recipe.model_dump(), indent=1),
+        best_text="not measured" if facts["best"] is None else f"{facts['best']:.4f} nats per token",
         **facts,
     )

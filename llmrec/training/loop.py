@@ -50,7 +50,7 @@ def run_trainer(
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
-    steps = -(-len(blocks) // blocks_per_step)
+    steps = len(blocks) // blocks_per_step
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=blocks_per_step,

@@ -1,7 +1,7 @@
 """Trains nano from scratch on the dataset at hand, once.
 
-The result is cached under a hash of data, recipe, seed and the version of the corpus code; a killed run goes on from
-its last checkpoint. The trainer is the one of transformers, over packed blocks.
+The result is cached under a hash of data, texts, recipe, seed and number type; a killed run goes on from its last
+checkpoint. The trainer is the one of transformers, over packed blocks.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from llmrec.assets import cache_dir
-from llmrec.errors import CacheError
+from llmrec.errors import CacheError, ConfigError
 from llmrec.lm.nano import NanoShape, build_model, train_tokenizer
 from llmrec.retrieval import calrec
 from llmrec.roles import user
 from llmrec.seeding import derive, rng
 from llmrec.training.corpus import Material, build, stream
 from llmrec.training.examples import plain_text
+from llmrec.training.fingerprint import text_digest
 from llmrec.training.packing import pack
 from llmrec.training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
-
-CORPUS_VERSION = 1
-"""Raise when the form of any prompt or builder changes: cached models were trained on the old form."""
 
 LABELS = (*calrec.CUES, *user.CUES, "\nShown: Title:", "Title:", ". Category:")
 """Texts that nano's tokenizer holds as one token each: they stand before or after every item."""
@@ -119,20 +117,25 @@ def train_nano(
     with quiet_libraries():
         report = _train(dataset, split, recipe, seed=seed, work=work, say=say)
     (work / "model" / "nano.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if (logs := work / "trainer" / "runs").exists():
+        logs.rename(work / "model" / "logs")  # TensorBoard events
     (work / "model").rename(folder)
     shutil.rmtree(work, ignore_errors=True)
     return Pretrained(folder, False, report)
 
 
 def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int) -> str:
-    """Hash of everything that the trained weights depend on."""
+    """Hash of what the trained weights depend on: data, texts, recipe, seed, and how this machine computes."""
+    from llmrec.lm.hardware import choose
+
+    hardware = choose(purpose="training")
     parts = [
-        str(CORPUS_VERSION),
-        repr(LABELS),
+        text_digest(),
         dataset.content_hash,
         split.train.content_hash,
         recipe.model_dump_json(),
         str(seed),
+        f"{hardware.device} {hardware.dtype} {hardware.compile}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
@@ -172,6 +175,13 @@ def _train(
     blocks, counts = pack(
         streams, recipe.mix, tokenizer, n_tokens=recipe.tokens, block=recipe.block, rng=rng(seed, "order")
     )
+    n_steps = len(blocks) // recipe.blocks_per_step
+    if n_steps == 0:
+        raise ConfigError(
+            f"tokens={recipe.tokens} is less than one step of {recipe.block * recipe.blocks_per_step}; "
+            "raise tokens, or lower block or blocks_per_step"
+        )
+    blocks = blocks[: n_steps * recipe.blocks_per_step]  # whole steps only, so that every token counted is trained on
     model = build_model(recipe.shape, tokenizer, seed=derive(seed, "weights") % 2**31)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     hardware = choose(purpose="training")

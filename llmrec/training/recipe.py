@@ -57,7 +57,7 @@ class SftRecipe(BaseModel):
     examples: PositiveInt = 2000
     """Training examples."""
     validation_examples: NonNegativeInt = 100
-    """Examples of the same kinds whose loss is watched, drawn from other users."""
+    """Examples of the same kinds, from users that no training example is from, whose loss is watched."""
     history_items: PositiveInt = 15
     max_tokens: PositiveInt = 512
     """Longest example; longer ones are left out and counted."""

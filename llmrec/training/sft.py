@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from llmrec.training.recipe import SftRecipe
 
 
+VALIDATION_SHARE = 0.1
+"""Share of users whose examples are for validation alone."""
+
+
 class SftData(NamedTuple):
     """Encoded examples."""
 
@@ -32,7 +37,7 @@ class SftData(NamedTuple):
 
 
 def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase) -> SftData:
-    """Examples for training and validation; validation examples are drawn first and never repeated in training.
+    """Examples for training and validation, from different users.
 
     Raises:
         ConfigError: shares do not sum to 1, or a kind is unknown.
@@ -40,15 +45,20 @@ def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: Pre
     """
     if abs(sum(recipe.data.values()) - 1) > 1e-6:
         raise ConfigError(f"shares in 'data' must sum to 1, got {recipe.data!r}")
-    material = Material(dataset, split, recipe.history_items)
     train: list[Encoded] = []
     validation: list[Encoded] = []
     n_longer = 0
-    for kind, share in recipe.data.items():
-        source = stream(kind, material, rng(recipe.seed, "sft", recipe.role, kind))
-        for target, wanted in ((validation, recipe.validation_examples), (train, recipe.examples)):
-            drawn = [encode(next(source), tokenizer) for _ in range(round(share * wanted))]
-            kept, longer = fits(drawn, max_tokens=recipe.max_tokens)
+    parts = zip(
+        (validation, train), (recipe.validation_examples, recipe.examples), user_parts(split, recipe), strict=True
+    )
+    for target, wanted, users in parts:
+        material = Material(dataset, users, recipe.history_items)
+        for kind, share in recipe.data.items():
+            n = round(share * wanted)
+            if n == 0:
+                continue
+            source = stream(kind, material, rng(recipe.seed, "sft", recipe.role, kind, wanted))
+            kept, longer = fits((encode(next(source), tokenizer) for _ in range(n)), max_tokens=recipe.max_tokens)
             target += kept
             n_longer += longer
     if not train or supervised_tokens(train) == 0:
@@ -57,6 +67,23 @@ def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: Pre
         )
     order = rng(recipe.seed, "sft", "order").permutation(len(train))
     return SftData([train[int(index)] for index in order], validation, n_longer)
+
+
+def user_parts(split: Split, recipe: SftRecipe) -> tuple[Split, Split]:
+    """The split twice: with the training events of the validation users alone, and with those of all others."""
+    train = split.train
+    users = np.flatnonzero(train.lengths() >= 2)
+    if not recipe.validation_examples:
+        return split, split
+    if len(users) < 2:
+        raise DataError(
+            "validation examples need at least two users with two training events; set validation_examples=0"
+        )
+    n_watched = max(1, round(VALIDATION_SHARE * len(users)))
+    watched = np.zeros(train.n_users, dtype=np.bool_)
+    watched[rng(recipe.seed, "sft", "validation users").permutation(users)[:n_watched]] = True
+    of_watched = watched[train.user_index()]
+    return replace(split, train=train.select(of_watched)), replace(split, train=train.select(~of_watched))
 
 
 def as_columns(encoded: Sequence[Encoded]) -> Any:
@@ -142,11 +169,8 @@ def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return rows
 
 
-def first_and_best(rows: list[dict[str, float]]) -> dict[str, float]:
-    """First training loss and lowest validation loss of a curve."""
+def first_and_best(rows: list[dict[str, float]]) -> dict[str, float | None]:
+    """First training loss and lowest validation loss of a curve; None for what was not measured."""
     losses = [row["loss"] for row in rows if "loss" in row]
     validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    return {
-        "first_loss": losses[0] if losses else float("nan"),
-        "best_validation_loss": float(np.min(validation)) if validation else float("nan"),
-    }
+    return {"first_loss": losses[0] if losses else None, "best_validation_loss": min(validation, default=None)}

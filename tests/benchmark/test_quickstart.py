@@ -103,7 +103,7 @@ def test_a_damaged_stage_is_named(tmp_path: Path) -> None:
 def test_the_check_counts_a_planted_title_and_row() -> None:
     catalogue = load("films").catalogue
     clean = Round(turn=0, slate=(1, 2), prose=f"Try {catalogue.display(1)}.")
-    named = clean.model_copy(update={"prose": f'Try "{PLANTED}".'})
+    named = clean.model_copy(update={"prose": f'Try "{PLANTED}" today.'})
     beyond = clean.model_copy(update={"out_of_catalogue": (len(catalogue),)})
     for one, expected in ((clean, 0), (named, 1), (beyond, 1)):
         session = Session(

@@ -150,6 +150,7 @@ class FixedPolicy:
     strangers: tuple[int, ...] = ()
     fails_in_turn: int | None = None
     seen: list[Observation] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     async def recommend(self, observation: Observation, *, user: int, slate_size: int, seed: int) -> Reply:
         self.seen.append(observation)

@@ -56,7 +56,7 @@ def test_golden_prompt_text() -> None:
 
 
 def test_prompt_parity_of_training_and_inference(films: Dataset, films_split: Split, tokenizer: Any) -> None:
-    """Card 1.11, check 10: the training prefix up to the target is the inference prompt, in bytes and in tokens."""
+    """The training prefix up to the target is the inference prompt, in bytes and in tokens."""
     for example in build("next_items", Material(films, films_split, 15), rng(0, "parity"))[:200]:
         prompt = example[0].text
         items = (
@@ -82,7 +82,7 @@ def test_decision_prompts_are_prefixes_in_tokens(films: Dataset, films_split: Sp
 
 @pytest.mark.parametrize("kind", ["sequences", "next_items", "profiles"])
 def test_no_training_text_reads_a_held_out_event(kind: str, marked: tuple[Dataset, Split]) -> None:
-    """Card 1.11, check 11. Held-out items of the marked data have titles that occur nowhere else."""
+    """Held-out items of the marked data have titles that occur nowhere else."""
     texts = [plain_text(example) for example in build(kind, Material(*marked, 15), rng(0, kind))]
     assert texts
     assert not [text for text in texts if "Heldout" in text]

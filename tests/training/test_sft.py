@@ -15,9 +15,11 @@ from llmrec.assets import asset, load_file
 from llmrec.data.dataset import Dataset
 from llmrec.data.splits import Split
 from llmrec.errors import ConfigError, DataError
+from llmrec.lm.adapters import content_hash, read_stamp
+from llmrec.training.callbacks import Progress
 from llmrec.training.examples import IGNORED, supervised_tokens
 from llmrec.training.recipe import find_recipe, load_recipe
-from llmrec.training.sft import build_data, curve, first_and_best
+from llmrec.training.sft import build_data, curve, first_and_best, user_parts
 
 RECIPE = asset("finetune/recommender.yaml")
 
@@ -53,7 +55,7 @@ def test_the_adapter_loads_with_peft_alone(adapter: Path, mini_folder: Path) -> 
     torch.testing.assert_close(bare, before)  # and the backbone was not
 
 
-def test_card_curve_and_stamp_are_written(adapter: Path) -> None:
+def test_card_curve_and_stamp_are_written(adapter: Path, mini_folder: Path) -> None:
     record = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
     assert record["n_train"] == 48
     assert record["n_validation"] == 8
@@ -62,11 +64,11 @@ def test_card_curve_and_stamp_are_written(adapter: Path) -> None:
     assert "recommender adapter" in card
     assert f"{record['best']:.4f}" in card
     assert not (adapter / "checkpoints").exists()
-    assert list(adapter.glob("*base*.json")) or json.loads(next(adapter.glob("llmrec*.json")).read_text())
+    assert read_stamp(adapter) == content_hash(mini_folder)
 
 
 def test_history_labels_carry_no_loss(films: Dataset, films_split: Split, mini_folder: Path) -> None:
-    """Card 1.11, check 2: whatever stands in the history, only the target's tokens are learnt."""
+    """Whatever stands in the history, only the target's tokens are learnt."""
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
     recipe = load_recipe(RECIPE, ["examples=40", "validation_examples=4"])
     data = build_data(films, films_split, recipe, tokenizer)
@@ -80,7 +82,7 @@ def test_history_labels_carry_no_loss(films: Dataset, films_split: Split, mini_f
 
 
 def test_loss_rewards_the_next_token_not_the_current_one(mini_folder: Path) -> None:
-    """Card 1.11, check 1: logits that copy the current token must be punished, those that name the next one not."""
+    """Logits that copy the current token must be punished, those that name the next one not."""
     model = AutoModelForCausalLM.from_pretrained(mini_folder)
     labels = torch.tensor([[5, 9, 3, 7, 11, 2]])
     size = model.config.vocab_size
@@ -90,12 +92,51 @@ def test_loss_rewards_the_next_token_not_the_current_one(mini_folder: Path) -> N
     assert model.loss_function(knowing, labels, size) < 1e-3
 
 
-def test_validation_users_see_no_training_examples(films: Dataset, films_split: Split, mini_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+def test_validation_users_are_others(films: Dataset, films_split: Split, mini_folder: Path) -> None:
     recipe = load_recipe(RECIPE, ["examples=100", "validation_examples=30"])
-    data = build_data(films, films_split, recipe, tokenizer)
+    watched, others = user_parts(films_split, recipe)
+    n_watched, n_others = (int((part.train.lengths() > 0).sum()) for part in (watched, others))
+    assert n_watched == round(0.1 * len(films_split.users))
+    assert n_watched + n_others == len(films_split.users)
+    assert not ((watched.train.lengths() > 0) & (others.train.lengths() > 0)).any()
+    data = build_data(films, films_split, recipe, AutoTokenizer.from_pretrained(mini_folder))
     assert not {tuple(one.input_ids) for one in data.train} & {tuple(one.input_ids) for one in data.validation}
     assert supervised_tokens(data.train) > 100 * 5
+
+
+def test_without_validation_nothing_is_measured(films: Dataset, films_split: Split, mini_folder: Path) -> None:
+    recipe = load_recipe(RECIPE, ["examples=20", "validation_examples=0"])
+    data = build_data(films, films_split, recipe, AutoTokenizer.from_pretrained(mini_folder))
+    assert not data.validation
+    assert first_and_best([{"step": 1.0, "loss": 2.0}]) == {"first_loss": 2.0, "best_validation_loss": None}
+
+
+def test_a_killed_run_goes_on_and_other_checkpoints_are_not_taken_up(
+    mini_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_file(asset("finetune/sft.py"), name="sft_under_test")
+    step_end = Progress.on_step_end
+
+    def broken(self: Progress, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    whole = script.main(RECIPE, _overrides(mini_folder, tmp_path / "whole", batch_size=8))
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step_end", broken)
+        for seed in (0, 1):  # the second leaves checkpoints of another recipe in the same folder
+            with pytest.raises(KeyboardInterrupt):
+                script.main(
+                    RECIPE, _overrides(mini_folder, tmp_path / "broken", batch_size=8, evaluations=6, seed=seed)
+                )
+    keys = list((tmp_path / "broken" / "checkpoints").iterdir())
+    assert len(keys) == 2
+    resumed = script.main(RECIPE, _overrides(mini_folder, tmp_path / "broken", batch_size=8, evaluations=6))
+    again = script.main(RECIPE, _overrides(mini_folder, tmp_path / "again", batch_size=8, evaluations=6))
+    assert resumed["best"] == pytest.approx(again["best"], abs=1e-4)
+    assert whole["n_train"] == resumed["n_train"]
+    assert list((tmp_path / "broken" / "logs").rglob("events*"))
 
 
 def test_nothing_fits(films: Dataset, films_split: Split, mini_folder: Path) -> None:
