@@ -21,6 +21,8 @@ from llmrec.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from llmrec.data.dataset import Dataset
+    from llmrec.data.splits import Split
     from llmrec.retrieval.base import Recommender
 
 app = typer.Typer(add_completion=False)
@@ -45,6 +47,12 @@ def evaluate(
     temperature: Annotated[float, typer.Option("--temperature", help="Of these completions.", min=0)] = 0.5,
     users: Annotated[int | None, typer.Option("--users", help="Size of the user sample; default all.", min=1)] = None,
     stage: Annotated[str, typer.Option("--stage", help="validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="leave-one-out (each user's last items) or temporal (one cut for all users).")
+    ] = "leave-one-out",
+    k_core: Annotated[
+        int, typer.Option("--k-core", help="Keep users and items with at least so many events.", min=0)
+    ] = 0,
     ks: Annotated[str, typer.Option("--ks", help="Cut-offs, comma-separated.")] = "1,5,10,20",
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; for the backbone.")] = "auto",
     strict: StrictOption = False,
@@ -62,12 +70,14 @@ def evaluate(
         names, added = _with_floors(models)
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
+        _check_split(split)
         recommenders = _build(names, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature})
         if added:
             note(f"added to the table as floors: {', '.join(added)}")
         data = load(dataset, seed=seed, strict=strict)
         if data.rejected:
             note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
+        data, parts = _protocol(data, split, k_core)
         with progress("evaluating", None if users is None else users * len(names)) as advance:
             result = asyncio.run(
                 run(
@@ -77,6 +87,7 @@ def evaluate(
                     stage="validation" if stage == "validation" else "test",
                     seed=seed,
                     ks=cutoffs,
+                    split=parts,
                     progress=steps(advance),
                 )
             )
@@ -116,6 +127,27 @@ def _check_stage(stage: str) -> None:
 
     if stage not in ("validation", "test"):
         raise ConfigError(f"--stage must be validation or test, got {stage!r}")
+
+
+def _check_split(split: str) -> None:
+    from llmrec.errors import ConfigError
+
+    if split not in ("leave-one-out", "temporal"):
+        raise ConfigError(f"--split must be leave-one-out or temporal, got {split!r}")
+
+
+def _protocol(data: Dataset, split: str, k_core: int) -> tuple[Dataset, Split]:
+    """The k-core of a dataset, and its split; the protocol line of the answer names both."""
+    from dataclasses import replace
+
+    from llmrec.data import splits
+    from llmrec.data.dataset import compact
+
+    if k_core:
+        data = compact(data, splits.k_core(data.interactions, k_core))
+    cut = splits.leave_one_out if split == "leave-one-out" else splits.global_temporal
+    parts = cut(data.interactions)
+    return data, replace(parts, protocol=f"{k_core}-core, {parts.protocol}") if k_core else parts
 
 
 def _build(

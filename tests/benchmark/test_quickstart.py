@@ -15,6 +15,7 @@ from llmrec.benchmark.stages import Stages
 from llmrec.data.spec import load
 from llmrec.errors import CacheError, ConfigError
 from llmrec.lm.nano import NanoShape
+from llmrec.simulate.journal import Journal
 from llmrec.simulate.session import Round, Session
 from llmrec.training.pretrain import NanoRecipe
 
@@ -56,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_one_seed_gives_one_report(runs: tuple[Path, Path]) -> None:
     one, two = (json.loads((folder / "out" / "report.json").read_text(encoding="utf-8")) for folder in runs)
-    for part in ("dataset", "evaluation", "fidelity", "simulation", "out_of_catalogue"):
+    for part in ("dataset", "adapters", "evaluation", "fidelity", "simulation", "transcripts", "out_of_catalogue"):
         assert _without_times(one[part]) == _without_times(two[part]), part
     assert one["backbone"]["curve"] == two["backbone"]["curve"]
 
@@ -79,6 +80,18 @@ def test_a_finished_job_is_not_done_again(runs: tuple[Path, Path]) -> None:
     said: list[str] = []
     quickstart("films", TINY, out=runs[0] / "out", seed=5, say=said.append)
     assert sum("done in an earlier run" in line for line in said) == 7
+
+
+def test_another_seed_goes_into_the_same_folder(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the first seed is taken up: not its stages, checkpoints or sessions."""
+    monkeypatch.setenv("LLMREC_COMPILE", "0")
+    monkeypatch.setenv("LLMREC_DTYPE", "float32")
+    said: list[str] = []
+    again = quickstart("films", TINY, out=runs[1] / "out", seed=6, say=said.append)
+    assert not [line for line in said if "done in an earlier run" in line]
+    assert again["seed"] == 6
+    with Journal(runs[1] / "out" / "sessions.sqlite") as journal:
+        assert [run.n_sessions for run in journal.runs()] == [9, 9]
 
 
 def test_stages_run_again_with_other_settings(tmp_path: Path) -> None:

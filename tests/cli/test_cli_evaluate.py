@@ -58,3 +58,13 @@ def test_user_errors_are_one_line_and_exit_code_2(
     assert message in err
     assert err.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
+
+
+def test_k_core_and_temporal_split_are_named_in_the_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        capsys, "--models", "popular", "--split", "temporal", "--k-core", "20", "--users", "50", "--json"
+    )
+    result = json.loads(out)
+    assert code == 0
+    assert result["protocol"].startswith("20-core, global temporal")
+    assert result["n_items"] <= 705
