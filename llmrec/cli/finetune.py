@@ -15,7 +15,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def finetune(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="YAML file, or the name of a shipped one: recommender, user.")
+        Path,
+        typer.Argument(metavar="RECIPE", help="YAML file, or the name of a shipped one: recommender, user, agent."),
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as lora.rank=8.")
