@@ -25,9 +25,10 @@ from llmrec.roles.phrases import utterance
 from llmrec.roles.request import Request
 from llmrec.roles.voices import HELD_OUT_FAMILIES, TRAIN_FAMILIES
 from llmrec.seeding import rng
+from llmrec.tools.wishes import Wish
 
 
-def polarity(request: Request) -> dict[object, str]:
+def polarity(request: Request) -> dict[Wish, str]:
     """Every condition of a request, as wanted or refused."""
     return dict.fromkeys(request.want, "want") | dict.fromkeys(request.avoid, "avoid")
 
