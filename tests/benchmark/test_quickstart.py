@@ -25,15 +25,17 @@ TINY = QuickstartConfig(
         tokens=12_800,
         block=128,
         blocks_per_step=4,
+        mix={"facts": 0.5, "sequences": 0.5},
     ),
     adapters={
         "recommender": {"examples": 16, "validation_examples": 4, "evaluations": 1},
-        "user": {"examples": 16, "validation_examples": 4, "evaluations": 1},
+        "user": {"examples": 16, "validation_examples": 4, "evaluations": 1, "data": {"decisions": 1.0}},
     },
     evaluation={"users": 12, "samples": 3},  # type: ignore[arg-type]  # pydantic reads plain mappings
     fidelity={"users": 10},  # type: ignore[arg-type]
     simulation={"users": 3, "max_rounds": 2},  # type: ignore[arg-type]
 )
+pytestmark = pytest.mark.timeout(900)  # three whole jobs; minutes where the machine is busy
 TIMES = ("seconds", "peak_mib", "seconds_per_session", "hardware", "machine", "stages", "curve_seconds", "cached")
 
 
