@@ -45,6 +45,23 @@ def _without_times(value: Any) -> Any:
     return [_without_times(one) for one in value] if isinstance(value, list) else value
 
 
+class _Near(float):
+    """Equal to numbers within the bound of docs/determinism.md; everything else compares exactly."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and abs(self - other) < 1e-4
+
+    __hash__ = float.__hash__
+
+
+def _near(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _near(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_near(one) for one in value]
+    return _Near(value) if isinstance(value, float) else value
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folders = (tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two"))
@@ -59,8 +76,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_one_seed_gives_one_report(runs: tuple[Path, Path]) -> None:
     one, two = (json.loads((folder / "out" / "report.json").read_text(encoding="utf-8")) for folder in runs)
-    for part in ("dataset", "adapters", "evaluation", "fidelity", "simulation", "transcripts", "out_of_catalogue"):
+    for part in ("dataset", "adapters", "evaluation", "fidelity", "out_of_catalogue"):
         assert _without_times(one[part]) == _without_times(two[part]), part
+    for part in ("simulation", "transcripts"):  # which sessions share a batch may change the last digits
+        assert _near(_without_times(one[part])) == _near(_without_times(two[part])), part
     assert one["backbone"]["curve"] == two["backbone"]["curve"]
 
 
