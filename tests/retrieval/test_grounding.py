@@ -202,3 +202,12 @@ def test_movielens_titles_find_themselves(real_data: Path) -> None:
     assert sum(right) >= 0.999 * len(catalogue)
     prose = " ".join(f'"{catalogue.display(row)}"' for row in range(0, len(catalogue), 40))
     assert grounder.unknown_titles(prose) == []
+
+
+def test_asterisks_inside_a_title_are_no_emphasis() -> None:
+    catalogue = Catalogue.from_columns({"item_id": ["1", "2"], "title": ["M*A*S*H", "Heat"], "year": [1970, 1995]})
+    grounder = Grounder(catalogue)
+    prose = "I would start with M*A*S*H (1970): fits what you took before."
+    assert grounder.unknown_titles(prose) == []
+    assert [mention.row for mention in grounder.find_mentions(prose)] == [0]
+    assert grounder.unknown_titles("Watch *The Glass Harbour* after M*A*S*H (1970).") == ["The Glass Harbour"]
