@@ -235,7 +235,9 @@ class LocalLM:
         completion = self._completion(decoder.draws[0], job)
         yield Piece(completion.raw[sent:], completion)
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
         """Summed log-probability of each continuation after the prompt, at temperature 1.
 
         Prompt and continuation are tokenised apart and joined; an empty continuation scores 0. Spell the end token

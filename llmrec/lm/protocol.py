@@ -69,6 +69,8 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     raw: str = ""
     """Decoded new text with markup."""
+    repairs: tuple[str, ...] = ()
+    """What was mended so that tool calls could be read, one name each (see `llmrec.lm.repair`); () is as written."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,13 @@ class LanguageModel(Protocol):
         """
         ...
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
-        """Summed log-probability of each continuation after the prompt, at temperature 1."""
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
+        """Summed log-probability of each continuation after the prompt, at temperature 1.
+
+        After chat messages a continuation is the beginning of the assistant's answer.
+        """
         ...
 
     async def embed(self, texts: Sequence[str], *, adapter: str | None = None) -> npt.NDArray[np.float32]:

@@ -55,7 +55,7 @@ class Call:
 
 
 Respond = Callable[[Call], str | Completion]
-Score = Callable[[str, Sequence[str], str | None], Sequence[float]]
+Score = Callable[[str | Sequence[Message], Sequence[str], str | None], Sequence[float]]
 Embed = Callable[[Sequence[str], str | None], npt.NDArray[np.float32]]
 
 
@@ -129,7 +129,9 @@ class ScriptedLM:
         except StopIteration:
             raise ModelError(f"the script has no answer left for call {len(self.calls)}: {call.text[:80]!r}") from None
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
         """Score by the script."""
         _require(self, "score", adapter)
         assert self._score is not None
@@ -264,7 +266,9 @@ class RecordingLM:
         self._record(request, [asdict(answer) for answer in answers])
         return answers
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
         """Score with the engine behind, and record."""
         scores = await self._lm.score(prompt, continuations, adapter=adapter)
         self._record(_score_request(prompt, continuations, adapter), [scores])
@@ -277,8 +281,11 @@ class RecordingLM:
         return vectors
 
 
-def _score_request(prompt: str, continuations: Sequence[str], adapter: str | None) -> dict[str, Any]:
-    return {"verb": "score", "prompt": prompt, "continuations": list(continuations), "adapter": adapter}
+def _score_request(
+    prompt: str | Sequence[Message], continuations: Sequence[str], adapter: str | None
+) -> dict[str, Any]:
+    shown = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+    return {"verb": "score", "prompt": shown, "continuations": list(continuations), "adapter": adapter}
 
 
 def _embed_request(texts: Sequence[str], adapter: str | None) -> dict[str, Any]:
@@ -362,7 +369,9 @@ class ReplayLM:
         request = _generate_request(prompt, sampling, tools, constraint, adapter)
         return [_from_record(self._find(request, sample)) for sample in range(sampling.n)]
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
         """Replay scores."""
         _require(self, "score", adapter)
         return list(self._find(_score_request(prompt, continuations, adapter)))
@@ -375,7 +384,7 @@ class ReplayLM:
 
 def _from_record(record: Mapping[str, Any]) -> Completion:
     calls = tuple(ToolCall(**call) for call in record["tool_calls"])
-    return Completion(**{**record, "tool_calls": calls})
+    return Completion(**{**record, "tool_calls": calls, "repairs": tuple(record.get("repairs", ()))})
 
 
 def _shown(request: Mapping[str, Any]) -> str:

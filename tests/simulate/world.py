@@ -91,7 +91,10 @@ class Taster:
     name: str = "taster"
     capabilities: Capabilities = CAPABILITIES
 
-    async def score(self, prompt: str, continuations: Sequence[str], *, adapter: str | None = None) -> list[float]:
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
+        assert isinstance(prompt, str)
         await self._think(prompt)
         likes = set(re.findall(r"Likes: (.*?)\.\n", prompt)[0].split(", ")) if "Likes:" in prompt else set()
         shown = prompt.rsplit("Category: ", 1)[1].removesuffix(" ->").split(", ")
