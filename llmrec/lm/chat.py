@@ -12,6 +12,7 @@ import queue
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -28,8 +29,8 @@ from pydantic import BaseModel, ValidationError
 
 from llmrec.errors import ConfigError, OutputError, UnsupportedError
 from llmrec.lm import toolcalls
-from llmrec.lm.local import Piece
-from llmrec.lm.protocol import Completion, Constraint, LanguageModel, Message, Sampling
+from llmrec.lm.protocol import Completion, Constraint, LanguageModel, Message, Piece, Sampling
+from llmrec.lm.schemas import closed_schema, function_of
 from llmrec.seeding import derive
 
 ResultT = TypeVar("ResultT")
@@ -169,7 +170,7 @@ class LlmrecChat(BaseChatModel):
         Raises:
             OutputError: (in a call) the answer was cut short or does not validate.
         """
-        plain = toolcalls.closed_schema(convert_to_json_schema(schema))
+        plain = closed_schema(convert_to_json_schema(schema))
         bound = self.bind(grammar=Constraint("json_schema", plain), **kwargs)
         if not include_raw:
             return bound | RunnableLambda(lambda message: _parse(message, schema))
@@ -218,7 +219,9 @@ class LlmrecChat(BaseChatModel):
         return completions[0]
 
     def _message(self, order: _Order, completion: Completion) -> AIMessage:
-        parsed = toolcalls.parse(completion.raw or completion.text, fenced=bool(order.tools))
+        parsed = toolcalls.parse(completion.raw or completion.text, fenced=bool(order.tools), tools=order.tools)
+        if not completion.tool_calls and parsed.calls:  # the engine does not mend calls
+            completion = replace(completion, text=parsed.text, tool_calls=parsed.calls, repairs=parsed.repairs)
         return AIMessage(
             content=completion.text,
             tool_calls=[
@@ -234,7 +237,8 @@ class LlmrecChat(BaseChatModel):
 
     def _metadata(self, completion: Completion) -> dict[str, Any]:
         reason = "tool_calls" if completion.tool_calls else completion.finish_reason
-        return {"finish_reason": reason, "logprob": completion.logprob, "model_name": self._engine.name}
+        metadata = {"finish_reason": reason, "logprob": completion.logprob, "model_name": self._engine.name}
+        return metadata | ({"repairs": list(completion.repairs)} if completion.repairs else {})
 
     def _usage(self, order: _Order, completion: Completion) -> UsageMetadata | None:
         if not isinstance(self.lm, CountsTokens):
@@ -338,16 +342,16 @@ def _call_id(completion: Completion, index: int) -> str:
 def _chosen(tools: list[dict[str, Any]], choice: ToolChoice) -> tuple[list[dict[str, Any]], bool]:
     """The tools that may be called, and whether one must be."""
     if isinstance(choice, Mapping):
-        choice = cast(str, toolcalls.function_of(choice)["name"])
+        choice = cast(str, function_of(choice)["name"])
     if choice == "none":
         return [], False
     if choice in (None, False, "auto"):
         return tools, False
     if choice in (True, "any", "required"):
         return tools, True
-    named = [tool for tool in tools if toolcalls.function_of(tool)["name"] == choice]
+    named = [tool for tool in tools if function_of(tool)["name"] == choice]
     if not named:
-        known = ", ".join(str(toolcalls.function_of(tool)["name"]) for tool in tools) or "none"
+        known = ", ".join(str(function_of(tool)["name"]) for tool in tools) or "none"
         raise ConfigError(f"no tool of this name is bound, got tool_choice {choice!r}; bound: {known}")
     return named, True
 

@@ -101,11 +101,11 @@ class GrammarCompiler:
                 return str(llguidance.LLMatcher.grammar_from_lark(f"start: {options}"))
             if kind == "json_schema":
                 return str(llguidance.LLMatcher.grammar_from_json_schema(json.loads(text), defaults=dict(JSON_STYLE)))
-            return str(llguidance.LLMatcher.grammar_from_lark(self._with_known_specials(text)))
+            return str(llguidance.LLMatcher.grammar_from_lark(self.with_known_specials(text)))
         except ValueError as error:
             raise ConfigError(f"the {kind} constraint cannot be compiled: {error}; got {_short(text)}") from error
 
-    def _with_known_specials(self, lark: str) -> str:
+    def with_known_specials(self, lark: str) -> str:
         """Quote bare special tokens that this tokenizer does not have."""
 
         def piece(match: re.Match[str]) -> str:

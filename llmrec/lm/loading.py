@@ -9,8 +9,6 @@ from llmrec.errors import ConfigError
 from llmrec.lm.adapters import STORE_FILE, AdapterStore
 from llmrec.lm.protocol import LanguageModel
 
-_LATER = {"vllm": "a vLLM engine", "endpoint": "an OpenAI-compatible endpoint"}
-
 
 def load_backbone(
     spec: str | Path,
@@ -23,7 +21,9 @@ def load_backbone(
     """Load a backbone.
 
     Args:
-        spec: a Hugging Face folder, a hub id, or "scripted:FILE.jsonl" (replays a recording).
+        spec: a Hugging Face folder, a hub id, "scripted:FILE.jsonl" (replays a recording), or "endpoint:URL",
+            "endpoint:URL#MODEL" or "endpoint:FILE.yaml" (an OpenAI-compatible server, see `llmrec.lm.endpoint`),
+            or "vllm:" before a folder, a hub id or a YAML file (see `llmrec.lm.vllm_setup.VllmSettings`).
         adapters: name -> adapter folder. They are added to those of the folder's `adapters.json` and win over them.
         seed: for engines that take a seed when they start; the local engine draws from the seed of each call alone.
         device: "auto", "cpu", "cuda" or "cuda:1".
@@ -31,22 +31,49 @@ def load_backbone(
 
     Raises:
         ModelNotFoundError: the model, its tokenizer, an adapter or the recording is missing or damaged.
+        ServerDownError: no server answers at an endpoint.
         ConfigError: the kind of engine is unknown or not available in this version, or a setting is wrong.
     """
     text = str(spec)
     kind, colon, rest = text.partition(":")
-    if colon and kind in _LATER:
-        raise ConfigError(
-            f"{_LATER[kind]} is not available in this version, got {text!r}; use a model folder or hub id"
-        )
+    if colon and kind == "vllm":
+        return _vllm(rest, adapters or {}, seed=seed, device=device, dtype=dtype)
     if colon and kind == "scripted":
         from llmrec.lm.scripted import ReplayLM
 
         return ReplayLM(Path(rest))
+    if colon and kind == "endpoint":
+        return _endpoint(rest, adapters or {})
     if colon and not Path(text).exists():
-        raise ConfigError(f"unknown kind of backbone {kind!r}, got {text!r}; use a folder, a hub id or scripted:FILE")
+        raise ConfigError(
+            f"unknown kind of backbone {kind!r}, got {text!r}; use a folder, a hub id, scripted:FILE, endpoint:URL "
+            "or vllm:FOLDER"
+        )
     from llmrec.lm.local import LocalLM
 
-    folder = Path(text).expanduser()
-    known = AdapterStore.load(folder).folders() if (folder / STORE_FILE).exists() else {}
+    known = _stored_adapters(text)
     return LocalLM.from_folder(text, adapters={**known, **(adapters or {})}, device=device, dtype=dtype)
+
+
+def _stored_adapters(model: str) -> Mapping[str, Path]:
+    folder = Path(model).expanduser()
+    return AdapterStore.load(folder).folders() if (folder / STORE_FILE).exists() else {}
+
+
+def _vllm(what: str, adapters: Mapping[str, Path], *, seed: int, device: str, dtype: str) -> LanguageModel:
+    from llmrec.lm.vllm_engine import VllmLM
+    from llmrec.lm.vllm_setup import read_settings
+
+    known = _stored_adapters(read_settings(what).model)
+    return VllmLM.from_spec(what, adapters={**known, **adapters}, seed=seed, device=device, dtype=dtype)
+
+
+def _endpoint(where: str, adapters: Mapping[str, Path]) -> LanguageModel:
+    if adapters:
+        raise ConfigError(
+            f"adapters of an endpoint are those that its server was started with, got {', '.join(adapters)}; start the "
+            "server with them and leave them out here"
+        )
+    from llmrec.lm.endpoint import EndpointLM
+
+    return EndpointLM.connect(where)

@@ -22,7 +22,7 @@ from llmrec.lm.codec import TokenCodec
 from llmrec.lm.constraints import GrammarCompiler
 from llmrec.lm.decoding import Decoder, Draw, Grammar, Request, StopTexts, logprobs
 from llmrec.lm.pretrained import load_pretrained
-from llmrec.lm.protocol import Capabilities, Completion, Constraint, Message, Sampling
+from llmrec.lm.protocol import Capabilities, Completion, Constraint, Message, Piece, Sampling
 from llmrec.lm.rows import CopiedRows, Rows, TreeRows, tree_layout_works
 from llmrec.lm.switching import MERGE_BELOW, AdapterSwitch
 
@@ -35,7 +35,8 @@ class _GenerateJob:
     sampling: Sampling
     max_tokens: int
     constraint: Constraint | None
-    fenced_calls: bool
+    tools: tuple[Mapping[str, Any], ...]
+    """That the model was shown: calls are read and mended against them."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,6 @@ class _EmbedJob:
 
 
 _Job = _GenerateJob | _ScoreJob | _EmbedJob
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of a streamed sample."""
-
-    text: str
-    """New text, markup included."""
-    completion: Completion | None = None
-    """The whole sample, on the last piece."""
 
 
 class LocalLM:
@@ -281,7 +272,7 @@ class LocalLM:
         if constraint is not None:
             self._compiler().start(constraint)  # a bad grammar is this caller's error, not the batch's
         room = min(sampling.max_tokens, self.context - len(tokens))
-        return _GenerateJob(tokens, sampling, room, constraint, bool(tools))
+        return _GenerateJob(tokens, sampling, room, constraint, tuple(tools))
 
     def _compiler(self) -> GrammarCompiler:
         with self._lock:
@@ -383,7 +374,7 @@ class LocalLM:
             raise draw.error
         assert draw.finish_reason is not None
         raw = self._raw(draw, job.sampling.stop)
-        parsed = toolcalls.parse(raw, fenced=job.fenced_calls)
+        parsed = toolcalls.parse(raw, tools=job.tools)
         return Completion(
             text=self._codec.without_specials(parsed.text),
             logprob=draw.logprob,
@@ -391,6 +382,7 @@ class LocalLM:
             finish_reason=draw.finish_reason,
             tool_calls=parsed.calls,
             raw=raw,
+            repairs=parsed.repairs,
         )
 
     def _run_score(self, jobs: Sequence[_ScoreJob]) -> list[Any]:

@@ -16,7 +16,8 @@ from llmrec.errors import ConfigError, ModelNotFoundError
 from llmrec.lm.adapters import content_hash
 from llmrec.lm.hardware import Hardware
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+"""A folder with none of these has no tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def load_pretrained(spec: str, hardware: Hardware) -> Loaded:
         return _load_hub(spec, hardware)
     if not (folder / "config.json").exists():
         raise ModelNotFoundError(f"the folder holds no model (no config.json), got {spec!r}")
-    if not any((folder / file).exists() for file in _TOKENIZER_FILES):
+    if not any((folder / file).exists() for file in TOKENIZER_FILES):
         raise ModelNotFoundError(f"the model folder has no tokenizer (tokenizer.json), got {spec!r}")
     digest = content_hash(folder)
     model, tokenizer = _load(str(folder), hardware, f"the model in {spec!r} cannot be loaded")

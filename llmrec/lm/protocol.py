@@ -74,6 +74,16 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A piece of a streamed sample."""
+
+    text: str
+    """New text, markup included."""
+    completion: Completion | None = None
+    """The whole sample, on the last piece."""
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What an engine supports."""
 

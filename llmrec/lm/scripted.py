@@ -120,7 +120,7 @@ class ScriptedLM:
         for sample in range(sampling.n):
             call = Call(prompt, sampling, tuple(tools), constraint, adapter, sample)
             self.calls.append(call)
-            answers.append(_completion(self._respond(call) if self._respond else self._next(call), bool(tools)))
+            answers.append(_completion(self._respond(call) if self._respond else self._next(call), tools))
         return answers
 
     def _next(self, call: Call) -> str | Completion:
@@ -154,12 +154,12 @@ def _require(lm: LanguageModel, verb: Verb, adapter: str | None, constraint: Con
         raise UnsupportedError(f"{lm.name!r} does not support {constraint.kind!r} constraints")
 
 
-def _completion(answer: str | Completion, fenced: bool) -> Completion:
+def _completion(answer: str | Completion, tools: Sequence[Mapping[str, Any]]) -> Completion:
     if isinstance(answer, Completion):
         return answer
-    parsed = toolcalls.parse(answer, fenced=fenced)
+    parsed = toolcalls.parse(answer, tools=tools)
     n_tokens = len(answer.split()) + 1  # words and the end: enough for a double
-    return Completion(parsed.text, 0.0, n_tokens, "stop", tool_calls=parsed.calls, raw=answer)
+    return Completion(parsed.text, 0.0, n_tokens, "stop", tool_calls=parsed.calls, raw=answer, repairs=parsed.repairs)
 
 
 # ---- record and replay

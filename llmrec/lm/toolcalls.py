@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from llmrec.errors import ConfigError
 from llmrec.lm.protocol import Constraint, ToolCall
+from llmrec.lm.repair import Found, find_calls, read_body
+from llmrec.lm.schemas import closed_schema, function_of
 
 JSON_STYLE = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 """How grammars write JSON: as `json.dumps` does, the form that models are trained on."""
@@ -27,63 +29,85 @@ class Parsed(NamedTuple):
     calls: tuple[ToolCall, ...]
     broken: tuple[str, ...]
     """Bodies of calls that are not valid calls."""
+    repairs: tuple[str, ...] = ()
+    """What was mended so that the calls could be read, one name each (`llmrec.lm.repair`)."""
 
 
-def _call(body: str) -> ToolCall | None:
+def _call(body: str) -> tuple[ToolCall, tuple[str, ...]] | None:
+    """A call in JSON, in one of the forms that are read without knowing the tools."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None
+    repairs: list[str] = []
     function = value.get("function")
     if isinstance(function, dict):  # OpenAI's nesting
         value = function
+        repairs.append("nested")
+    if "arguments" not in value and "parameters" in value:
+        repairs.append("field names")
     name, arguments = value.get("name"), value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
+        repairs.append("arguments as text")
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
-    return ToolCall(name=name, arguments=arguments)
+    return ToolCall(name=name, arguments=arguments), tuple(repairs)
 
 
-def parse(raw: str, *, fenced: bool = False) -> Parsed:
+def parse(raw: str, *, fenced: bool = False, tools: Sequence[Mapping[str, Any]] = ()) -> Parsed:
     """Split model text into prose and tool calls.
 
     Args:
         raw: text with markup.
         fenced: also read fenced JSON objects with a name and arguments as calls, as some chat models write them.
+        tools: OpenAI function schemas that the model was shown. With them, calls that are almost right are mended and
+            checked against these schemas, whether they stand in the markup, in fences, as bare JSON or as Python; what
+            was mended is in `repairs`.
     """
     calls: list[ToolCall] = []
     broken: list[str] = []
+    repairs: list[str] = []
     for match in _CALL.finditer(raw):
-        call = _call(match[1])
-        if call is None:
-            broken.append(match[1])
-        else:
-            calls.append(call)
+        read, mended = _body(match[1], tools)
+        calls += read
+        repairs += mended
+        broken += [] if read else [match[1]]
     text = _CALL.sub("", raw)
-    if fenced and not calls and not broken:
-        found = [(match, call) for match in _FENCED.finditer(text) if (call := _call(match[1])) is not None]
-        calls = [call for _, call in found]
-        for match, _ in found:
-            text = text.replace(match[0], "")
-    return Parsed(text.strip() if calls or broken else text, tuple(calls), tuple(broken))
+    if not calls and not broken and (fenced or tools):
+        found = find_calls(text, tools) if tools else _fenced_calls(text)
+        return Parsed(found.text, found.calls, found.broken, found.repairs)
+    return Parsed(text.strip() if calls or broken else text, tuple(calls), tuple(broken), tuple(dict.fromkeys(repairs)))
 
 
-def function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The function schema inside an OpenAI tool (or the schema itself).
+def _body(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Sequence[ToolCall], Sequence[str]]:
+    """The calls inside one pair of marks, and what was mended.
 
-    Raises:
-        ConfigError: it has no name.
+    A well-formed call passes whatever it names: who runs it knows the tools, and tells the model what is wrong with it.
     """
-    function = tool.get("function", tool)
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ConfigError(f"a tool needs a function with a name, got {tool!r}")
-    return function
+    plain = _call(body)
+    known = {function_of(tool)["name"] for tool in tools}
+    if plain is not None and (not known or plain[0].name in known):
+        return [plain[0]], plain[1]
+    mended = read_body(body, tools) if tools else None
+    if mended is not None:
+        return mended
+    return ([plain[0]], plain[1]) if plain is not None else ([], ())
+
+
+def _fenced_calls(text: str) -> Found:
+    found = [(match, read) for match in _FENCED.finditer(text) if (read := _call(match[1])) is not None]
+    left = text
+    for match, _ in found:
+        left = left.replace(match[0], "")
+    repairs = ["fenced", *(name for _, (_, mended) in found for name in mended)] if found else []
+    calls = tuple(call for _, (call, _) in found)
+    return Found(calls, (), tuple(dict.fromkeys(repairs)), left.strip() if found else left)
 
 
 def tool_grammar(tools: Sequence[Mapping[str, Any]], *, allow_text: bool, max_calls: int = 1) -> Constraint:
@@ -114,25 +138,6 @@ def tool_grammar(tools: Sequence[Mapping[str, Any]], *, allow_text: bool, max_ca
         lines.append(f'tool_{index}: {head} args_{index} "}}"')
         lines.append(f"args_{index}: %json {json.dumps(_arguments_schema(function))}")
     return Constraint("lark", "\n".join(lines))
-
-
-def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema whose objects take no properties but those they name.
-
-    JSON schema allows unknown properties unless told not to; a grammar would then let the model invent them.
-    """
-
-    def close(value: Any) -> Any:
-        if isinstance(value, list):
-            return [close(entry) for entry in value]
-        if not isinstance(value, Mapping):
-            return value
-        closed = {key: close(entry) for key, entry in value.items()}
-        if closed.get("type") == "object" and isinstance(closed.get("properties"), dict):
-            closed.setdefault("additionalProperties", False)
-        return closed
-
-    return cast(dict[str, Any], close(schema))
 
 
 def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from llmrec.retrieval.grounding import CONFIDENT
 from llmrec.roles.brain import AnswerFacts
 from llmrec.roles.planner import PlanForm
 from llmrec.roles.request import Request, Turn
+from llmrec.roles.turn_log import TurnLog
 from llmrec.roles.understand import Form
 from llmrec.tools.base import Tool, ToolEvent, function_schema
 from llmrec.tools.resources import Resources
@@ -48,18 +49,20 @@ class ChatBrain:
     Args:
         model: a chat model with tool calling.
         resources: the catalogue that drafts are checked against.
+        writes: whether it writes the prose; else the templates do.
     """
 
-    def __init__(self, model: BaseChatModel, resources: Resources) -> None:
+    def __init__(self, model: BaseChatModel, resources: Resources, *, writes: bool = True) -> None:
         self._model = model
         self._resources = resources
+        self._writes = writes
 
     @property
     def name(self) -> str:
         """Class and name of the chat model."""
         return f"{type(self._model).__name__}:{getattr(self._model, 'model_name', getattr(self._model, 'model', ''))}"
 
-    async def understand(self, blank: Form, *, seed: int) -> Request:
+    async def understand(self, blank: Form, *, seed: int, log: TurnLog | None = None) -> Request:
         """Read a message; a draft with a wrong condition or title goes back to the model once."""
         from langchain_core.messages import HumanMessage, SystemMessage
 
@@ -69,6 +72,8 @@ class ChatBrain:
             HumanMessage(_asked(blank)),
         ]
         for attempt in range(2):
+            if log is not None:
+                log.model_calls += 1
             try:
                 return self._checked(_draft(await drafter.ainvoke(messages)))
             except ToolError as error:
@@ -77,7 +82,9 @@ class ChatBrain:
                 messages = [*messages, HumanMessage(f"That cannot be used: {error}. Answer again, corrected.")]
         raise AssertionError("the loop returns or raises")
 
-    async def calls(self, plan: PlanForm, tools: Mapping[str, Tool], *, seed: int) -> list[ToolCall]:
+    async def calls(
+        self, plan: PlanForm, tools: Mapping[str, Tool], *, seed: int, log: TurnLog | None = None
+    ) -> list[ToolCall]:
         """The calls of the model's next message."""
         from langchain_core.messages import HumanMessage, SystemMessage
 
@@ -94,10 +101,18 @@ class ChatBrain:
             )
         )
         answer = await bound.ainvoke([SystemMessage(render("agent/chat_plan")), told, *_so_far(plan.done)])
-        return [ToolCall(call["name"], call["args"]) for call in getattr(answer, "tool_calls", [])]
+        if log is not None:
+            log.model_calls += 1
+            log.calls_asked += len(answer.tool_calls) + len(answer.invalid_tool_calls)
+            mended = tuple(answer.response_metadata.get("repairs", ()))
+            log.calls_repaired += len(answer.tool_calls) if mended else 0
+            log.mended(mended)
+        return [ToolCall(call["name"], call["args"]) for call in answer.tool_calls]
 
-    async def prose(self, facts: AnswerFacts, *, seed: int) -> str | None:
-        """Two or three sentences about the slate."""
+    async def prose(self, facts: AnswerFacts, *, seed: int, log: TurnLog | None = None) -> str | None:
+        """Two or three sentences about the slate; None leaves it to the templates."""
+        if not self._writes:
+            return None
         from langchain_core.messages import HumanMessage
 
         answer = await self._model.ainvoke(
@@ -112,6 +127,8 @@ class ChatBrain:
                 )
             ]
         )
+        if log is not None:
+            log.model_calls += 1
         return str(answer.text).strip() or None
 
     def _attributes(self) -> list[dict[str, str]]:

@@ -66,7 +66,7 @@ class ChatSession:
             for row, reason in zip(turn["slate"], turn["reasons"], strict=True)
         ]
         kept = {key: turn[key] for key in ("message", "prose", "notes", "events", "request")}
-        return {**kept, "slate": slate}
+        return {**kept, "slate": slate, "record": turn.get("record", {})}
 
 
 def event_line(event: ToolEvent) -> str:

@@ -27,7 +27,7 @@ from llmrec.roles.user import HISTORY_LENGTH, SHOWN_LENGTH, Seen
 
 Style = Literal["auto", "text", "chat"]
 """How the simulated user is asked. text: one raw text, the form that user adapters are trained on; chat: messages."""
-_ANSWERS = ("yes", "no")
+_YES, _NO = ("yes", "Yes"), ("no", "No")  # chat models write either, whatever they are told
 _SAID = {SKIP: "no", YES: "yes"}
 _STARS_QUESTION = "How many stars do you give it afterwards, 1 to 5? Answer with one digit."
 
@@ -37,6 +37,10 @@ class Calibration(NamedTuple):
 
     scale: float = 1.0
     offset: float = 0.0
+
+
+UNCORRECTED = Calibration()
+"""The model's log-odds as they are."""
 
 
 def style_of(lm: LanguageModel, style: Style) -> Literal["text", "chat"]:
@@ -66,16 +70,24 @@ def persona_message(catalogue: Catalogue, persona: Persona, history: Sequence[Se
 
 
 def decision_messages(
-    catalogue: Catalogue, persona: Persona, history: Sequence[Seen], shown: Sequence[tuple[int, str]], item: int
+    catalogue: Catalogue,
+    persona: Persona,
+    history: Sequence[Seen],
+    shown: Sequence[tuple[int, str]],
+    item: int,
+    *,
+    today: Sequence[Seen] = (),
 ) -> list[Message]:
     """The chat whose next word is the decision on `item`.
 
     Args:
-        history: taken before, oldest first.
+        history: taken before the session, oldest first.
         shown: (catalogue row, label) decided on in this round; the newest `SHOWN_LENGTH` - 1 are written.
+        today: taken in earlier rounds of the session; apart from `history`, so that the system part stays the same.
     """
     text = render(
         "user/chat_decision",
+        today=[past_text(catalogue, *seen) for seen in today[-HISTORY_LENGTH:]],
         shown=_shown(catalogue, shown[-(SHOWN_LENGTH - 1) :]),
         item=item_text(catalogue, item),
     )
@@ -93,14 +105,13 @@ async def chat_opinion(
     Raises:
         ModelError: the model gave no finite log-probability.
     """
-    yes, no = await _scores(lm, messages, _ANSWERS, adapter)
-    click = sigmoid(calibration.scale * (yes - no) + calibration.offset)
+    scores = await _scores(lm, messages, (*_YES, *_NO), adapter)
+    odds = _either(scores[: len(_YES)]) - _either(scores[len(_YES) :])
+    click = sigmoid(calibration.scale * odds + calibration.offset)
     return Opinion(labels(False), (1.0 - click, click))
 
 
-async def with_stars(
-    lm: LanguageModel, messages: Sequence[Message], view: Opinion, *, adapter: str | None
-) -> Opinion:
+async def with_stars(lm: LanguageModel, messages: Sequence[Message], view: Opinion, *, adapter: str | None) -> Opinion:
     """The opinion with the clicks spread over 1 to 5 stars, by a second question after a "yes": one `score` call.
 
     Costs a call, so it is asked for clicks only.
@@ -110,6 +121,12 @@ async def with_stars(
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
     return Opinion(labels(True), (1.0 - view.click, *(view.click * weight / sum(weights) for weight in weights)))
+
+
+def _either(scores: Sequence[float]) -> float:
+    """Log-probability of one or the other."""
+    highest = max(scores)
+    return highest + math.log(sum(math.exp(score - highest) for score in scores))
 
 
 async def _scores(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,14 @@ class UserConfig(BaseModel):
 
     adapter: str | None = "user"
     """LoRA adapter that plays the user; None is the bare backbone."""
+    style: Literal["auto", "text", "chat"] = "auto"
+    """How the model is asked. text: the raw text that user adapters are trained on; chat: messages, for chat models
+    that nobody tuned; auto: text where the engine takes Lark grammars, else chat."""
+    chat_scale: float = Field(default=1.0, ge=0)
+    """Style chat only: the model's log-odds of yes are multiplied by this ..."""
+    chat_offset: float = 0.0
+    """... and this is added, so that they are right on an even mixture of taken and random items. Untuned models are
+    too sure and say yes too often; `llmrec.simulate.fidelity` measures both numbers for a model."""
     click_prior: float = Field(default=0.35, gt=0, lt=1)
     """Click rate over an even mixture of taken and random items. Training documents hold one half of each, so the
     log-odds of this prior (those of one half are 0) are added to the model's."""

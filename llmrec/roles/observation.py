@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from llmrec.roles.request import Request
 from llmrec.tools.base import ToolEvent
@@ -97,3 +97,5 @@ class Reply:
     """Why there is no answer; None when there is one."""
     request: Request | None = None
     """How the dialogue was understood up to here."""
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What the turn took, as plain data (`llmrec.roles.turn_log.TurnLog`)."""

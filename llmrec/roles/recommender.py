@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec.errors import ConfigError, ModelError, OutputError, ToolError
 from llmrec.lm.protocol import ToolCall
-from llmrec.roles import answer, checking, planner, understand
+from llmrec.roles import answer, checking, planner, polarity, understand
 from llmrec.roles.brain import AnswerFacts, Brain
 from llmrec.roles.matching import Reader
 from llmrec.roles.observation import Observation, Reply, Shown
 from llmrec.roles.ranking import completed, slate_of
 from llmrec.roles.request import Request, merged
+from llmrec.roles.turn_log import TurnLog, is_valid
 from llmrec.seeding import derive
 from llmrec.tools.base import ToolContext, ToolEvent, call
 from llmrec.tools.pool import Candidate, CandidatePool
@@ -46,6 +47,13 @@ class RecommenderConfig(BaseModel):
     """Length of the slate."""
     max_calls: int = Field(default=planner.MAX_CALLS, ge=1, le=8)
     """Tool calls per turn."""
+    brain: Literal["auto", "grammar", "chat"] = "auto"
+    """How an engine is asked. grammar: the raw texts that agent adapters are trained on, under Lark grammars; chat:
+    messages, for chat models that nobody tuned; auto: grammar where the engine takes Lark grammars, else chat."""
+    prose: bool = True
+    """Whether a chat model writes the text above the slate; else templates do, which is faster."""
+    polarity: bool = True
+    """Whether words such as "no" and "without" before a condition overrule a model that took it for wanted."""
 
 
 class State(TypedDict, total=False):
@@ -65,6 +73,8 @@ class State(TypedDict, total=False):
     pool: list[list[Any]]
     events: list[dict[str, Any]]
     notes: list[str]
+    record: dict[str, Any]
+    """`llmrec.roles.turn_log.TurnLog` of this turn."""
     slate: list[int]
     reasons: list[str]
     prose: str
@@ -84,23 +94,24 @@ class RecommenderNodes:
         """Take the observation of this turn, or make it from the message and the thread's earlier turns."""
         given = state.get("observation")
         view = given if given is not None else self._chat_view(state)
-        return {"view": view, "calls": [], "pool": [], "events": [], "notes": [], "turns": state.get("turns", [])}
+        empty: State = {"calls": [], "pool": [], "events": [], "notes": [], "record": TurnLog().plain()}
+        return {**empty, "view": view, "turns": state.get("turns", [])}
 
     async def understand(self, state: State) -> State:
         """Read the messages that were not read yet; the last one decides this turn."""
-        view, notes = observation(state["view"]), list(state["notes"])
+        view, notes, log = observation(state["view"]), list(state["notes"]), TurnLog.of(state["record"])
         before = view.request
         older = () if before is not None else view.messages[: view.answered if view.message is None else -1]
         for message in older:
-            before = merged(before, await self._read(message, before, (), state, []))
+            before = merged(before, await self._read(message, before, (), state, [], log))
         now = Request(turn="open") if before is None else before
         if view.message is not None:
-            now = merged(before, await self._read(view.message, before, view.last_slate, state, notes))
-        return {"request": now.model_dump(), "notes": notes}
+            now = merged(before, await self._read(view.message, before, view.last_slate, state, notes, log))
+        return {"request": now.model_dump(), "notes": notes, "record": log.plain()}
 
     async def plan(self, state: State) -> State:
         """Ask for the next tool calls; no calls end the plan."""
-        events = _events(state)
+        events, log = _events(state), TurnLog.of(state["record"])
         failed = [event for event in events if event.error]
         view, request = observation(state["view"]), Request(**state["request"])
         resting = request.smalltalk and not view.slate_required
@@ -115,14 +126,18 @@ class RecommenderNodes:
             tools=self.config.tools,
         )
         try:
-            calls = await self.brain.calls(form, self.tools, seed=self._seed(state, "plan", len(events)))
+            with log.step("plan"):
+                calls = await self.brain.calls(form, self.tools, seed=self._seed(state, "plan", len(events)), log=log)
         except OutputError as error:
-            return {"calls": [], "events": [*state["events"], asdict(ToolEvent("plan", error=str(error)))]}
-        return {"calls": [{"name": one.name, "arguments": dict(one.arguments)} for one in calls]}
+            event = asdict(ToolEvent("plan", error=str(error)))
+            return {"calls": [], "events": [*state["events"], event], "record": log.plain()}
+        log.calls_valid += sum(is_valid(self.tools, one) for one in calls)
+        plain = [{"name": one.name, "arguments": dict(one.arguments)} for one in calls]
+        return {"calls": plain, "record": log.plain()}
 
     async def act(self, state: State) -> State:
         """Run the calls over the pool; an error is an event that the model sees when it plans on."""
-        pool, events = _pool(state), list(state["events"])
+        pool, events, log = _pool(state), list(state["events"]), TurnLog.of(state["record"])
         context = self._context(state)
         for one in state["calls"][: self.config.max_calls - len(events)]:
             wanted = ToolCall(one["name"], one["arguments"])
@@ -130,8 +145,9 @@ class RecommenderNodes:
                 pool, event = await call(self.tools, wanted, pool, context)
             except ToolError as error:
                 event = ToolEvent(wanted.name, dict(wanted.arguments), len(pool), len(pool), error=str(error))
+                log.calls_refused += is_valid(self.tools, wanted)
             events.append(asdict(event))
-        return {"pool": _plain_pool(pool), "events": events, "calls": []}
+        return {"pool": _plain_pool(pool), "events": events, "calls": [], "record": log.plain()}
 
     async def rank(self, state: State) -> State:
         """Enforce what was refused, fill up what the plan left short, and cut the slate."""
@@ -158,8 +174,10 @@ class RecommenderNodes:
             reasons=tuple(state["reasons"]),
             notes=tuple(state["notes"]),
         )
-        written = await self.brain.prose(facts, seed=self._seed(state, "prose"))
-        return {"prose": self._template_prose(state) if written is None else written}
+        log = TurnLog.of(state["record"])
+        with log.step("prose"):
+            written = await self.brain.prose(facts, seed=self._seed(state, "prose"), log=log)
+        return {"prose": self._template_prose(state) if written is None else written, "record": log.plain()}
 
     async def check(self, state: State) -> State:
         """Replace prose that names anything but the slate and the dialogue, say so, and finish the turn."""
@@ -185,7 +203,7 @@ class RecommenderNodes:
             }
         if state.get("observation") is None:
             final: State = {**state, **done}
-            kept = ("request", "slate", "reasons", "prose", "notes", "events")
+            kept = ("request", "slate", "reasons", "prose", "notes", "events", "record")
             turn = {"message": state.get("message"), **{key: final[key] for key in kept}}  # type: ignore[literal-required]
             done["turns"] = [*state["turns"], turn]
         return done
@@ -197,14 +215,25 @@ class RecommenderNodes:
     # Parts ------------------------------------------------------------------------------------------------------------
 
     async def _read(
-        self, message: str, before: Request | None, shown: tuple[int, ...], state: State, notes: list[str]
+        self,
+        message: str,
+        before: Request | None,
+        shown: tuple[int, ...],
+        state: State,
+        notes: list[str],
+        log: TurnLog,
     ) -> Request:
         blank = understand.form(message, self.reader, before=before, shown=shown)
         try:
-            now = await self.brain.understand(blank, seed=self._seed(state, "understand", message))
+            with log.step("understand"):
+                now = await self.brain.understand(blank, seed=self._seed(state, "understand", message), log=log)
         except OutputError as error:
             notes.append(f"the message could not be read ({error}); it was searched for as it is")
             return understand.unread(message)
+        if self.config.polarity:
+            now, corrected = polarity.corrected(now, blank.message, blank.found)
+            log.corrections += [wish.text() for wish in corrected]
+            notes += [f"corrected: {wish.text()} read as refused" for wish in corrected]
         if now.turn in ("new", "refine") and now == Request(turn=now.turn):
             notes.append("nothing in the message could be read; it was searched for as it is")
             return understand.unread(message)
@@ -281,6 +310,7 @@ def reply_of(state: Mapping[str, Any]) -> Reply:
         events=tuple(ToolEvent(**event) for event in state["events"]),
         notes=tuple(state["notes"]),
         request=Request(**state["request"]),
+        record=state["record"],
     )
 
 

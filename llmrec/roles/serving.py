@@ -13,6 +13,7 @@ from llmrec.lm.protocol import LanguageModel
 from llmrec.retrieval.base import Recommender
 from llmrec.roles.brain import Brain, GrammarBrain
 from llmrec.roles.chat_brain import ChatBrain
+from llmrec.roles.form_brain import FormBrain
 from llmrec.roles.recommender import RecommenderConfig
 from llmrec.tools.resources import Resources, build_resources
 
@@ -35,11 +36,30 @@ def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None
     kind, _, rest = backbone.partition(":")
     if kind == "chat":
         resources = resources_for(config, seed=seed, cache=cache)
-        return resources, ChatBrain(chat_model(rest), resources)
+        return resources, ChatBrain(chat_model(rest), resources, writes=config.prose)
     from llmrec.lm.loading import load_backbone
 
     lm = load_backbone(backbone, seed=seed)
-    return resources_for(config, lm=lm, seed=seed, cache=cache), GrammarBrain(lm, adapter=_adapter(config, lm))
+    resources = resources_for(config, lm=lm, seed=seed, cache=cache)
+    return resources, brain_for(config, lm, noun=resources.dataset.item_noun)
+
+
+def brain_for(config: RecommenderConfig, lm: LanguageModel, *, noun: str) -> Brain:
+    """The brain over an engine that the settings ask for.
+
+    Args:
+        noun: what an item is called.
+
+    Raises:
+        ConfigError: the engine has no such adapter, or cannot do what the brain needs.
+    """
+    adapter = _adapter(config, lm)
+    grammars = "lark" in lm.capabilities.constraints
+    if config.brain == "chat" or (config.brain == "auto" and not grammars):
+        return FormBrain(lm, noun=noun, adapter=adapter, writes=config.prose)
+    if not grammars:
+        raise ConfigError(f"{lm.name!r} takes no Lark grammars, got brain {config.brain!r}; use brain: chat or auto")
+    return GrammarBrain(lm, adapter=adapter)
 
 
 async def served(agent: str) -> tuple[RecommenderConfig, Resources, Brain]:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from llmrec.data.catalogue import Catalogue
 from llmrec.errors import OutputError
 from llmrec.lm.protocol import LanguageModel, Sampling
 from llmrec.prompting import as_data, render
+from llmrec.roles import chat_user
 from llmrec.roles import mindset as minds
-from llmrec.roles.instruction import Instruction, candidates, grammar, instruction_prompt, parse, read_slate
+from llmrec.roles.chat_user import Calibration
+from llmrec.roles.instruction import Candidate, Instruction, candidates, grammar, instruction_prompt, parse, read_slate
 from llmrec.roles.mindset import Look, Mindset, UserConfig
 from llmrec.roles.observation import Shown
-from llmrec.roles.opinion import SKIP, STARS, YES, disliked, liked, log_odds, opinion, sigmoid
+from llmrec.roles.opinion import SKIP, STARS, YES, Opinion, disliked, liked, log_odds, opinion, sigmoid
 from llmrec.roles.persona import Persona, TasteIndex
 from llmrec.roles.user import HISTORY_LENGTH, Seen, decision_prompt
 from llmrec.seeding import derive, rng
@@ -41,6 +46,11 @@ class Player:
     def catalogue(self) -> Catalogue:
         """The items."""
         return self.index.catalogue
+
+    @property
+    def style(self) -> Literal["text", "chat"]:
+        """How the model is asked."""
+        return chat_user.style_of(self.lm, self.config.style)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,13 @@ class UserState:
     def seen_in_session(self, item: int) -> bool:
         """Whether the item was already decided on in this session."""
         return any(one.item == item for one in self.interactions)
+
+    @property
+    def past_and_today(self) -> tuple[tuple[Seen, ...], tuple[Seen, ...]]:
+        """`past`, cut where the session began."""
+        n_today = sum(one.label != SKIP for one in self.interactions if one.turn < self.turn)
+        cut = len(self.past) - n_today
+        return self.past[:cut], self.past[cut:]
 
 
 @dataclass(frozen=True)
@@ -131,15 +148,38 @@ async def _act(player: Player, state: UserState, item: int, position: int) -> tu
     if state.seen_in_session(item):  # shown again although already decided on: nobody decides twice
         model_click, click, label = 0.0, 0.0, SKIP
     else:
-        prompt = decision_prompt(player.catalogue, persona, state.past, this_turn, item)
-        view = await opinion(player.lm, prompt, has_ratings=persona.has_ratings, adapter=config.adapter)
+        lean = minds.shift(state.mindset, thing, config)
+        view, click, label = await _decide(player, state, this_turn, item, lean, draws)
         model_click = view.click
-        click = sigmoid(log_odds(model_click) + minds.shift(state.mindset, thing, config))
-        label = view.draw(click, float(draws[0]), float(draws[1]))
     seen = public(item, label, click, float(draws[2]), persona, config)
     done = Interaction(state.turn, position, item, label, seen.action, model_click, click)
     mindset = minds.update(state.mindset, thing, label, index.topic_share, config)
     return replace(state, mindset=mindset, interactions=(*state.interactions, done)), seen
+
+
+async def _decide(
+    player: Player,
+    state: UserState,
+    this_turn: list[tuple[int, str]],
+    item: int,
+    lean: float,
+    draws: npt.NDArray[np.float64],
+) -> tuple[Opinion, float, str]:
+    """The model's opinion, the click probability after prior and mindset (`lean`, in log-odds), and the label drawn."""
+    persona, config = state.persona, player.config
+    if player.style == "text":
+        prompt = decision_prompt(player.catalogue, persona, state.past, this_turn, item)
+        view = await opinion(player.lm, prompt, has_ratings=persona.has_ratings, adapter=config.adapter)
+        click = sigmoid(log_odds(view.click) + lean)
+        return view, click, view.draw(click, float(draws[0]), float(draws[1]))
+    past, today = state.past_and_today
+    messages = chat_user.decision_messages(player.catalogue, persona, past, this_turn, item, today=today)
+    calibration = Calibration(config.chat_scale, config.chat_offset)
+    view = await chat_user.chat_opinion(player.lm, messages, adapter=config.adapter, calibration=calibration)
+    click = sigmoid(log_odds(view.click) + lean)
+    if persona.has_ratings and float(draws[0]) < click:
+        view = await chat_user.with_stars(player.lm, messages, view, adapter=config.adapter)
+    return view, click, view.draw(click, float(draws[0]), float(draws[1]))
 
 
 def public(item: int, label: str, click: float, uniform: float, persona: Persona, config: UserConfig) -> Shown:
@@ -172,22 +212,47 @@ async def _say(player: Player, state: UserState, this_turn: list[tuple[int, str]
     persona, config = state.persona, player.config
     target = state.mindset.target
     choices = candidates(player.index, persona, target, read_slate(player.index, this_turn))
-    prompt = instruction_prompt(player.catalogue, persona, target, this_turn)
     for attempt in range(_SAY_ATTEMPTS):
         sampling = Sampling(
             max_tokens=config.say_tokens,
             temperature=config.say_temperature,
             seed=derive(player.seed, "say", persona.user, state.turn, attempt),
         )
-        completions = await player.lm.generate(
-            prompt, sampling=sampling, constraint=grammar(choices, free=config.free_words), adapter=config.adapter
-        )
         try:
+            if player.style == "chat":
+                return await _say_in_chat(player, state, this_turn, choices, sampling)
+            prompt = instruction_prompt(player.catalogue, persona, target, this_turn)
+            completions = await player.lm.generate(
+                prompt, sampling=sampling, constraint=grammar(choices, free=config.free_words), adapter=config.adapter
+            )
             return parse(completions[0].text, choices, free=config.free_words)
         except OutputError:
             if attempt + 1 == _SAY_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+async def _say_in_chat(
+    player: Player,
+    state: UserState,
+    this_turn: list[tuple[int, str]],
+    choices: list[Candidate],
+    sampling: Sampling,
+) -> Instruction:
+    persona, config = state.persona, player.config
+    sentences = chat_user.written(choices, rng(player.seed, "phrase", persona.user, state.turn))
+    messages = chat_user.instruction_messages(
+        player.catalogue,
+        persona,
+        state.past_and_today[0],
+        state.mindset.target,
+        this_turn,
+        tuple(sentences),
+        free=config.free_words,
+    )
+    return await chat_user.say(
+        player.lm, messages, sentences, sampling=sampling, free=config.free_words, adapter=config.adapter
+    )
 
 
 def next_round(state: UserState) -> UserState:

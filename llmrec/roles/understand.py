@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llmrec.data.catalogue import Catalogue
 from llmrec.errors import OutputError
@@ -81,6 +82,15 @@ def constraint(blank: Form) -> Constraint:
     queries = [json_text(span)[1:-1] for span in ("", *blank.spans)]
     parts += [literal('","query":"'), one_of(queries), literal('"}')]
     return grammar(" ".join(parts))
+
+
+def schema(blank: Form) -> dict[str, Any]:
+    """The answer as a JSON schema, for engines that take no grammars."""
+    fields: dict[str, Any] = {"turn": {"enum": list(blank.turns)}}
+    for found in blank.found:
+        fields[found.label] = {"enum": list(_WISH_CHOICES if found.kind == "wish" else _TITLE_CHOICES)}
+    fields["query"] = {"enum": ["", *blank.spans]}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 def parse(blank: Form, text: str) -> Request:

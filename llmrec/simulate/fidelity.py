@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from llmrec.data.dataset import Dataset
 from llmrec.data.splits import Split, Stage
-from llmrec.errors import LlmrecError, UserError
+from llmrec.errors import ConfigError, LlmrecError, ModelError, UserError
 from llmrec.lm.protocol import LanguageModel
 from llmrec.metrics.bootstrap import Interval, paired_difference
 from llmrec.metrics.classification import ClickMetrics, click_metrics
-from llmrec.roles.opinion import opinion
-from llmrec.roles.persona import taste_index
+from llmrec.roles.chat_user import (
+    UNCORRECTED,
+    Calibration,
+    Style,
+    chat_opinion,
+    decision_messages,
+    fit_calibration,
+    style_of,
+)
+from llmrec.roles.opinion import log_odds, opinion, sigmoid
+from llmrec.roles.persona import Persona, taste_index
 from llmrec.roles.user import HISTORY_LENGTH, Seen, decision_prompt, draw_unseen
 from llmrec.seeding import rng
 
@@ -27,6 +40,8 @@ class Case(NamedTuple):
     user: int
     item: int
     taken: bool
+    n_past: int | None = None
+    """Events of the user that are known before it; None: all before the item of the stage."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,23 @@ class Fidelity:
     cases: tuple[Case, ...]
     probabilities: tuple[float, ...]
     """The model's; nan where it failed."""
+    style: Literal["text", "chat"] = "text"
+    """How the model was asked."""
+    calibration: Calibration = UNCORRECTED
+    """Style chat: what the model's log-odds were corrected by (`UserConfig.chat_scale`, `UserConfig.chat_offset`)."""
+    n_calibration: int = 0
+    """Decisions that the calibration was fitted on, of other users."""
+    seconds: tuple[float, ...] = ()
+    """Of each decision, waiting for the engine included."""
+    uncorrected: tuple[float, ...] = ()
+    """The model's probabilities before the calibration."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, without the cases."""
         return {
+            "style": self.style,
+            "calibration": self.calibration._asdict() | {"n": self.n_calibration},
+            "seconds_per_decision": float(np.median(self.seconds)) if self.seconds else None,
             "model": self.model.to_json(),
             "popularity": self.popularity.to_json(),
             "over_popularity": self.over_popularity._asdict(),
@@ -59,6 +87,10 @@ async def click_fidelity(
     n_users: int,
     seed: int,
     adapter: str | None = "user",
+    style: Style = "auto",
+    per_user: int = 1,
+    n_calibration: int = 0,
+    concurrency: int = 4,
 ) -> Fidelity:
     """Ask the model about each user's held-out test item and about one item that the user never had.
 
@@ -68,12 +100,36 @@ async def click_fidelity(
     Args:
         n_users: users drawn without replacement; all evaluated users when there are fewer.
         seed: draws users, negatives and bootstrap samples.
+        adapter: LoRA adapter that plays the user; None is the bare backbone.
+        style: how the model is asked, see `llmrec.roles.chat_user.Style`.
+        per_user: the newest so many events of each user and as many items that the user never had. Beyond the held-out
+            events these are training events, so with more than 1 measure only models that were not trained on them;
+            personas and past end before the first of them.
+        n_calibration: style chat only: so many further users are asked first, and the model's log-odds are corrected
+            by a line fitted on their decisions (`fit_calibration`). 0 takes the model as it is.
+        concurrency: style chat only: users asked at once. One user's decisions follow each other, because they share
+            the beginning of the prompt; a server with s slots is best asked about s users at once.
 
     Raises:
         UserError: the data or the settings cannot be used. A model that fails on a decision counts as wrong.
     """
-    cases = draw_cases(dataset, split, n_users=n_users, seed=seed, stage="test")
-    answers = await asyncio.gather(*(_ask(lm, dataset, split, case, adapter) for case in cases))
+    if per_user < 1 or concurrency < 1 or n_calibration < 0:
+        raise ConfigError(
+            "per_user and concurrency must be at least 1 and n_calibration at least 0, "
+            f"got {per_user!r}, {concurrency!r}, {n_calibration!r}"
+        )
+    meant = style_of(lm, style)
+    if n_calibration and meant == "text":
+        raise ConfigError(f"only style chat is calibrated; set n_calibration to 0, got {n_calibration!r}")
+    cases = draw_cases(dataset, split, n_users=n_users, seed=seed, stage="test", per_user=per_user)
+    inquiry = _Inquiry(lm, dataset, split, adapter, meant, concurrency)
+    calibration, others = UNCORRECTED, []
+    if n_calibration:
+        busy = {case.user for case in cases}
+        others = _calibration_cases(dataset, split, busy, n_users=n_calibration, seed=seed, per_user=per_user)
+        calibration = await _calibrated(inquiry, others)
+    views = await inquiry.ask(cases)
+    answers = [_corrected(view, calibration) for view in views]
     truth = np.array([case.taken for case in cases])
     probabilities = np.array(answers, dtype=np.float64)
     floor = _popularity_floor(dataset, split, cases, n_users=n_users, seed=seed)
@@ -84,38 +140,128 @@ async def click_fidelity(
         over_popularity=paired_difference(correct.astype(float), ((floor >= 0.5) == truth).astype(float), seed=seed),
         cases=tuple(cases),
         probabilities=tuple(float(p) for p in probabilities),
+        style=meant,
+        calibration=calibration,
+        n_calibration=len(others),
+        seconds=tuple(inquiry.seconds),
+        uncorrected=tuple(views),
     )
 
 
-def draw_cases(dataset: Dataset, split: Split, *, n_users: int, seed: int, stage: Stage) -> list[Case]:
-    """For each drawn user the target of the stage, and one item drawn evenly from those that the user never had."""
-    users, targets = split.targets(stage)
+def draw_cases(
+    dataset: Dataset, split: Split, *, n_users: int, seed: int, stage: Stage, per_user: int = 1
+) -> list[Case]:
+    """For each drawn user the target of the stage, and one item drawn evenly from those that the user never had.
+
+    Args:
+        per_user: the target and the events just before it, with as many items drawn; fewer where a user has fewer.
+    """
+    users, _ = split.targets(stage)
     draws = rng(seed, "fidelity", "users")
     chosen = np.sort(draws.choice(len(users), size=min(n_users, len(users)), replace=False))
+    return _cases(dataset, split, [int(place) for place in chosen], seed=seed, stage=stage, per_user=per_user)
+
+
+def _cases(
+    dataset: Dataset, split: Split, places: Sequence[int], *, seed: int, stage: Stage, per_user: int
+) -> list[Case]:
+    users, targets = split.targets(stage)
     cases: list[Case] = []
-    for place in chosen:
+    for place in places:
         user = int(users[place])
-        cases.append(Case(user, int(targets[place]), taken=True))
+        before = split.history(user, stage) if per_user > 1 else np.empty(0, dtype=np.int64)
+        n_more = min(per_user - 1, max(len(before) - 1, 0))
+        n_past = len(before) - n_more if per_user > 1 else None
+        more = dict.fromkeys(int(item) for item in before[len(before) - n_more :])
+        taken = list(more | {int(targets[place]): None})
         ever = dataset.interactions.history(user)
-        unseen = draw_unseen(ever, len(dataset.catalogue), 1, rng(seed, "fidelity", stage, user))
-        cases += [Case(user, item, taken=False) for item in unseen]
+        unseen = draw_unseen(ever, len(dataset.catalogue), len(taken), rng(seed, "fidelity", stage, user))
+        cases += [Case(user, item, True, n_past) for item in taken]
+        cases += [Case(user, item, False, n_past) for item in unseen]
     return cases
 
 
-async def _ask(lm: LanguageModel, dataset: Dataset, split: Split, case: Case, adapter: str | None) -> float:
-    index = taste_index(dataset, split)
-    persona = index.persona(case.user)
-    items = split.history(case.user, "test")
-    ratings = split.source.ratings(case.user)
-    newest = range(max(len(items) - HISTORY_LENGTH, 0), len(items))
-    past = [Seen(int(items[p]), None if ratings is None else index.stars(float(ratings[p]))) for p in newest]
-    prompt = decision_prompt(dataset.catalogue, persona, past, (), case.item)
-    try:
-        return (await opinion(lm, prompt, has_ratings=persona.has_ratings, adapter=adapter)).click
-    except UserError:
-        raise
-    except LlmrecError:
-        return float("nan")
+def _calibration_cases(
+    dataset: Dataset, split: Split, busy: set[int], *, n_users: int, seed: int, per_user: int
+) -> list[Case]:
+    users, _ = split.targets("test")
+    free = [place for place, user in enumerate(users) if int(user) not in busy]
+    if len(free) < n_users:
+        raise ConfigError(
+            f"calibration needs {n_users!r} users beside the measured ones, got {len(free)}; ask for fewer users"
+        )
+    drawn = np.sort(rng(seed, "fidelity", "calibration").choice(free, size=n_users, replace=False))
+    return _cases(dataset, split, [int(p) for p in drawn], seed=seed, stage="test", per_user=per_user)
+
+
+async def _calibrated(inquiry: _Inquiry, cases: Sequence[Case]) -> Calibration:
+    views = await inquiry.ask(cases)
+    inquiry.seconds.clear()
+    known = [(view, case.taken) for view, case in zip(views, cases, strict=True) if not math.isnan(view)]
+    if not known:
+        raise ModelError(f"the model failed on all {len(cases)} decisions of the calibration; look at the engine first")
+    return fit_calibration([view for view, _ in known], [taken for _, taken in known])
+
+
+def _corrected(click: float, calibration: Calibration) -> float:
+    if math.isnan(click):
+        return click
+    return sigmoid(calibration.scale * log_odds(click) + calibration.offset)
+
+
+@dataclass
+class _Inquiry:
+    """Asks one model about cases."""
+
+    lm: LanguageModel
+    dataset: Dataset
+    split: Split
+    adapter: str | None
+    style: Literal["text", "chat"]
+    concurrency: int
+    seconds: list[float] = field(default_factory=list)
+
+    async def ask(self, cases: Sequence[Case]) -> list[float]:
+        """The model's click probabilities, in order; nan where it failed."""
+        if self.style == "text":
+            return await asyncio.gather(*(self._ask(case) for case in cases))
+        gate = asyncio.Semaphore(self.concurrency)
+
+        async def one_user(own: list[Case]) -> list[float]:
+            async with gate:
+                return [await self._ask(case) for case in own]
+
+        by_user = [list(own) for _, own in itertools.groupby(cases, key=lambda case: case.user)]
+        answers = await asyncio.gather(*(one_user(own) for own in by_user))
+        return [answer for own in answers for answer in own]
+
+    async def _ask(self, case: Case) -> float:
+        persona, past = self._past(case)
+        catalogue = self.dataset.catalogue
+        started = time.perf_counter()
+        try:
+            if self.style == "chat":
+                messages = decision_messages(catalogue, persona, past, (), case.item)
+                view = await chat_opinion(self.lm, messages, adapter=self.adapter, calibration=UNCORRECTED)
+            else:
+                prompt = decision_prompt(catalogue, persona, past, (), case.item)
+                view = await opinion(self.lm, prompt, has_ratings=persona.has_ratings, adapter=self.adapter)
+            return view.click
+        except UserError:
+            raise
+        except LlmrecError:
+            return float("nan")
+        finally:
+            self.seconds.append(time.perf_counter() - started)
+
+    def _past(self, case: Case) -> tuple[Persona, list[Seen]]:
+        """The persona from training events, and the past, both ending before the case's first event."""
+        index = taste_index(self.dataset, self.split)
+        items = self.split.history(case.user, "test")[: case.n_past]
+        ratings = self.split.source.ratings(case.user)
+        newest = range(max(len(items) - HISTORY_LENGTH, 0), len(items))
+        past = [Seen(int(items[p]), None if ratings is None else index.stars(float(ratings[p]))) for p in newest]
+        return index.persona(case.user, until=case.n_past), past
 
 
 def _popularity_floor(

@@ -77,6 +77,48 @@ def summarise_run(sessions: Sequence[Session], split: Split, *, seed: int) -> di
     return {name: _policy([s for s in sessions if s.policy == name], split, seed) for name in policies}
 
 
+def agent_turns(sessions: Sequence[Session], *, seed: int) -> dict[str, Any] | None:
+    """What the turns of an agent took: calls, repairs, kept constraints, tokens, seconds; None for other policies.
+
+    Shares are over all calls or turns of the sessions. `constraints.kept` is the share of turns with something refused
+    whose slate has none of it; whether the model read the refusal at all is another question, see `corrections`.
+    """
+    rounds = [r for s in sessions for r in s.rounds if r.record]
+    if not rounds:
+        return None
+    logs = [r.record for r in rounds]
+    asked, valid, repaired, refused = (
+        sum(int(log[f"calls_{kind}"]) for log in logs) for kind in ("asked", "valid", "repaired", "refused")
+    )
+    checked = [r.constraints for r in rounds if r.constraints is not None]
+    refusing = [one.kept for one in checked if one.refused]
+    wanted = [one.wanted_share for one in checked if one.wanted_share is not None]
+    steps = sorted({step for log in logs for step in log["seconds"]})
+    repairs: Counter[str] = Counter()
+    for log in logs:
+        repairs.update(log["repairs"])
+    return {
+        "turns": len(rounds),
+        "calls": {
+            "asked": asked,
+            "valid_share": valid / asked if asked else None,
+            "repaired_share": repaired / valid if valid else None,
+            "refused_share": refused / valid if valid else None,
+        },
+        "repairs": dict(sorted(repairs.items())),
+        "corrections": sum(len(log["corrections"]) for log in logs),
+        "constraints": {
+            "n": len(refusing),
+            "kept": float(np.mean(refusing)) if refusing else None,
+            "wanted_share": float(np.mean(wanted)) if wanted else None,
+        },
+        "model_calls_per_turn": float(np.mean([log["model_calls"] for log in logs])),
+        "tokens_per_turn": float(np.mean([log["tokens_written"] for log in logs])),
+        "seconds_per_turn": bootstrap_mean([sum(log["seconds"].values()) for log in logs], seed=seed)._asdict(),
+        "seconds_per_step": {step: float(np.mean([log["seconds"].get(step, 0.0) for log in logs])) for step in steps},
+    }
+
+
 def compare(
     sessions: Sequence[Session], first: str, second: str, value: Callable[[Session], float], *, seed: int
 ) -> Interval:
@@ -123,6 +165,7 @@ def _policy(sessions: Sequence[Session], split: Split, seed: int) -> dict[str, A
         "satisfaction_at_end": mean(
             [float(s.rounds[-1].mindset["satisfaction"]) for s in sessions if s.rounds and s.rounds[-1].mindset]
         ),
+        "agent": agent_turns(sessions, seed=seed),
         "first_slate_ndcg": mean([first_slate_ndcg(s, split) for s in sessions]),
         "seconds_per_session": float(np.mean([s.seconds for s in sessions])),
     }

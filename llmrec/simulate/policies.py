@@ -24,6 +24,7 @@ from llmrec.roles.brain import GrammarBrain
 from llmrec.roles.loading import load_agent
 from llmrec.roles.observation import Observation, Reply
 from llmrec.roles.recommender import respond
+from llmrec.roles.serving import brain_for
 from llmrec.seeding import derive, rng
 from llmrec.tools.resources import build_resources
 
@@ -130,14 +131,16 @@ def agent_policy(
     Args:
         recommender: fitted, behind the tool `recommend`; None takes item-kNN, which also serves the tool `similar`.
         adapter: LoRA adapter that reads and plans; None is the bare backbone.
-        settings: replace those of agent.yaml.
+        settings: replace those of agent.yaml, such as brain="chat" or prose=False.
     """
     agent = load_agent("recommender", n=slate_size, adapter=adapter, **settings)
     neighbours = registry.build("knn")
     neighbours.fit(dataset, split)
     resources = build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
-    graph = agent.build(agent.config, resources=resources, brain=GrammarBrain(lm, adapter=adapter))
-    used = agent.config.model_dump(mode="json") | {"behind": _settings_of(recommender or neighbours)}
+    brain = brain_for(agent.config, lm, noun=dataset.item_noun)
+    graph = agent.build(agent.config, resources=resources, brain=brain)
+    asked = {"brain": "grammar" if isinstance(brain, GrammarBrain) else "chat"}  # what auto came to
+    used = agent.config.model_dump(mode="json") | asked | {"behind": _settings_of(recommender or neighbours)}
     return AgentPolicy(graph, name="agent-blind" if blind else "agent", blind=blind, settings=used)
 
 
@@ -159,6 +162,7 @@ def build_policies(
     *,
     slate_size: int,
     calrec: CalrecConfig | None = None,
+    agent: Mapping[str, Any] | None = None,
 ) -> list[Policy]:
     """Policies by name, fitted on the training part.
 
@@ -167,6 +171,7 @@ def build_policies(
 
     Args:
         calrec: sampling of the generative recommender, alone and inside the agent; None takes the paper's.
+        agent: settings of the agent that replace those of agent.yaml.
 
     Raises:
         ConfigError: there is no such policy, or one is named twice.
@@ -182,9 +187,11 @@ def build_policies(
         match name:
             case "agent" | "agent-blind":
                 behind = generative if _plays_recommender(lm) else None
-                policies.append(
-                    agent_policy(dataset, split, lm, slate_size=slate_size, recommender=behind, blind=name != "agent")
+                blind = name != "agent"
+                made = agent_policy(
+                    dataset, split, lm, slate_size=slate_size, recommender=behind, blind=blind, **(agent or {})
                 )
+                policies.append(made)
             case "random":
                 policies.append(RandomPolicy(len(dataset.catalogue)))
             case "calrec" if generative is not None:

@@ -40,6 +40,20 @@ class Compliance(BaseModel):
     """Share of the slate that answers."""
 
 
+class Constraints(BaseModel):
+    """Conditions that the agent read in the dialogue, and how its slate keeps to them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    refused: tuple[str, ...] = ()
+    """What was refused, as conditions."""
+    kept: bool = True
+    """No item of the slate has anything that was refused."""
+    wanted: tuple[str, ...] = ()
+    wanted_share: float | None = None
+    """Share of (item, wanted condition) pairs that hold; None where nothing was wanted."""
+
+
 class Round(BaseModel):
     """One round as the journal keeps it."""
 
@@ -58,6 +72,10 @@ class Round(BaseModel):
     prose: str = ""
     events: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    record: Mapping[str, Any] = {}
+    """What the agent's turn took: calls, repairs, corrections, tokens, seconds (`llmrec.roles.turn_log.TurnLog`)."""
+    constraints: Constraints | None = None
+    """How the slate keeps to the request as the agent read it; None where it read no condition."""
     shown: tuple[Mapping[str, Any], ...] = ()
     """Item, public action and rating, in order."""
     clicks: tuple[float, ...] = ()
@@ -203,6 +221,20 @@ def compliance(before: Round | None, slate: tuple[int, ...], catalogue: Catalogu
     )
 
 
+def constraints(reply: Reply, slate: tuple[int, ...], catalogue: Catalogue) -> Constraints | None:
+    """How a slate keeps to the request as the agent read it; None without a request, a condition or a slate."""
+    request = reply.request
+    if request is None or not slate or not request.conditions():
+        return None
+    held = [wish.holds(catalogue, row) for wish in request.want for row in slate]
+    return Constraints(
+        refused=tuple(wish.text() for wish in request.avoid),
+        kept=not any(wish.holds(catalogue, row) for wish in request.avoid for row in slate),
+        wanted=tuple(wish.text() for wish in request.want),
+        wanted_share=sum(held) / len(held) if held else None,
+    )
+
+
 def _round(
     stage: Stage,
     state: UserState,
@@ -223,6 +255,8 @@ def _round(
         prose=reply.prose,
         events=tuple(asdict(event) for event in reply.events),
         notes=(*reply.notes, *reaction.notes),
+        record=reply.record,
+        constraints=constraints(reply, slate, catalogue),
         shown=tuple(_plain(one) for one in reaction.shown),
         clicks=tuple(round(one.click, 6) for one in after.interactions if one.turn == state.turn),
         mindset=private_view(after, stage.player.config),
@@ -234,7 +268,12 @@ def _round(
 
 def _failed_round(turn: int, reply: Reply) -> Round:
     return Round(
-        turn=turn, slate=(), events=tuple(asdict(event) for event in reply.events), notes=reply.notes, prose=reply.prose
+        turn=turn,
+        slate=(),
+        events=tuple(asdict(event) for event in reply.events),
+        notes=reply.notes,
+        prose=reply.prose,
+        record=reply.record,
     )
 
 

@@ -6,7 +6,7 @@ the prompts live with the roles, and are called from here. Only training events 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,33 @@ def next_items(material: Material, rng: np.random.Generator) -> list[Example]:
     return examples
 
 
+def histories(material: Material, rng: np.random.Generator) -> list[Example]:
+    """One CALRec prompt per user with its target in which the items of the history carry loss too, but for the first.
+
+    As many targets as a window has items: for a backbone so slow that one target per prompt would waste it.
+    """
+    catalogue = material.dataset.catalogue
+    examples = []
+    for user in rng.permutation(material.training_users()):
+        events = material.split.train.history(int(user))
+        target = int(rng.integers(min(material.history_items, len(events) - 1), len(events)))
+        window = flat_items(catalogue, events[max(0, target - material.history_items) : target])
+        learnt = [*_learnt_inside(history_prompt(window), window[1:])]
+        examples.append((*learnt, Segment(as_data(catalogue.flat(int(events[target]))), True)))
+    return examples
+
+
+def _learnt_inside(prompt: str, items: Sequence[str]) -> Iterator[Segment]:
+    """The prompt in segments, with these items (in their order) to be learnt."""
+    read = 0
+    for item in items:
+        start = prompt.index(f" {item}", read)
+        yield Segment(prompt[read:start], False)
+        read = start + len(item) + 1
+        yield Segment(prompt[start:read], True)
+    yield Segment(prompt[read:], False)
+
+
 def decisions(material: Material, rng: np.random.Generator) -> list[Example]:
     """Viewers' documents in which only the decisions carry loss (the simulated user's fine-tuning data)."""
     return [
@@ -121,6 +148,7 @@ BUILDERS: Mapping[str, Builder] = {
     "facts": facts,
     "sequences": sequences,
     "next_items": next_items,
+    "histories": histories,
     "decisions": decisions,
     "instructions": instructions,
     "profiles": profiles,

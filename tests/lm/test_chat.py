@@ -122,6 +122,30 @@ def test_an_engine_without_grammars_is_not_forced_in_silence() -> None:
         chat.with_structured_output(Wish).invoke("a")
 
 
+@pytest.mark.parametrize(
+    ("written", "repairs"),
+    [
+        ("search(query='sea')", ["python call"]),
+        ('I look. {"tool": "Search", "args": {"query": "sea"}}', ["no markup", "field names", "tool name"]),
+        (CALL, None),
+    ],
+)
+def test_mended_calls_are_calls_and_the_message_says_so(written: str, repairs: list[str] | None) -> None:
+    answer = LlmrecChat(lm=NoGrammars([written])).bind_tools([search]).invoke("a")
+    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("search", {"query": "sea"})]
+    assert answer.response_metadata.get("repairs") == repairs
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    assert "sea" not in str(answer.content)
+
+
+def test_a_call_that_cannot_be_mended_is_an_invalid_call() -> None:
+    answer = (
+        LlmrecChat(lm=NoGrammars(['{"name": "search", "arguments": {"query": "se'])).bind_tools([search]).invoke("a")
+    )
+    assert answer.tool_calls == []
+    assert len(answer.invalid_tool_calls) == 1
+
+
 def test_structured_output_of_a_random_model_validates(lm: LocalLM) -> None:
     chat = LlmrecChat(lm=lm, temperature=1.0, max_tokens=60)
     for seed in range(4):

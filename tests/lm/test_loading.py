@@ -21,12 +21,6 @@ def own(folders: Folders, tmp_path: Path) -> Folders:
     return Folders(tmp_path / "base", tmp_path / "red", tmp_path / "blue")
 
 
-@pytest.mark.parametrize("spec", ["vllm:Qwen/Qwen3-8B", "endpoint:http://localhost:8000"])
-def test_later_engines_are_refused_clearly(spec: str) -> None:
-    with pytest.raises(ConfigError, match="not available in this version"):
-        load_backbone(spec)
-
-
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown kind of backbone 'magic'"):
         load_backbone("magic:thing")

@@ -12,8 +12,8 @@ import torch
 
 from llmrec.errors import ConfigError, ModelError, ModelNotFoundError
 from llmrec.lm.adapters import stamp
-from llmrec.lm.local import LocalLM, Piece
-from llmrec.lm.protocol import Constraint, LanguageModel, Sampling
+from llmrec.lm.local import LocalLM
+from llmrec.lm.protocol import Constraint, LanguageModel, Piece, Sampling
 from llmrec.testing.language_model import CONTINUATIONS, PROMPT, LanguageModelContract
 from tests.lm.conftest import Folders, make_model, make_tokenizer, save_adapter, save_model
 

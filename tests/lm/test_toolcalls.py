@@ -10,7 +10,8 @@ from llmrec.errors import ConfigError
 from llmrec.lm.constraints import GrammarCompiler
 from llmrec.lm.local import LocalLM
 from llmrec.lm.protocol import Constraint, Sampling, ToolCall
-from llmrec.lm.toolcalls import closed_schema, parse, tool_grammar
+from llmrec.lm.schemas import closed_schema
+from llmrec.lm.toolcalls import parse, tool_grammar
 from tests.lm.conftest import SPECIALS, make_model, make_tokenizer
 
 SEARCH = {

@@ -15,6 +15,7 @@ from llmrec.roles.brain import AnswerFacts, GrammarBrain
 from llmrec.roles.loading import load_agent
 from llmrec.roles.observation import Observation, Reply, Shown
 from llmrec.roles.recommender import RecommenderConfig, plain_observation, respond
+from llmrec.roles.turn_log import TurnLog
 from llmrec.tools.resources import Resources
 from llmrec.tools.wishes import Wish
 
@@ -200,7 +201,7 @@ class Talker(GrammarBrain):
         super().__init__(lm)
         self.text = text
 
-    async def prose(self, facts: AnswerFacts, *, seed: int) -> str | None:
+    async def prose(self, facts: AnswerFacts, *, seed: int, log: TurnLog | None = None) -> str | None:
         return self.text
 
 

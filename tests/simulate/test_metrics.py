@@ -10,6 +10,7 @@ import pytest
 from llmrec.errors import ConfigError
 from llmrec.roles.instruction import Instruction, Predicate
 from llmrec.simulate.metrics import (
+    agent_turns,
     checked_compliance,
     click_rate,
     compare,
@@ -19,7 +20,7 @@ from llmrec.simulate.metrics import (
     out_of_catalogue,
     summarise_run,
 )
-from llmrec.simulate.session import Compliance, Round, Session
+from llmrec.simulate.session import Compliance, Constraints, Round, Session
 from tests.simulate.conftest import World
 
 ASKED = Instruction(
@@ -117,3 +118,43 @@ def test_golden_paired_comparison() -> None:
         _session(_round(0, "c"), user=1, policy="b"),
     ]
     assert compare(sessions, "a", "b", lambda one: float(len(one.rounds)), seed=0) == (1.0, 1.0, 1.0)
+
+
+def test_golden_agent_turns() -> None:
+    """Two turns: 3 calls asked, 2 valid, 1 of them mended, 1 refused; one slate of two keeps to what was refused."""
+    first: dict[str, Any] = {
+        "calls_asked": 2,
+        "calls_valid": 2,
+        "calls_repaired": 1,
+        "calls_refused": 1,
+        "repairs": {"fenced": 1},
+        "corrections": ["genres=Horror"],
+        "model_calls": 3,
+        "tokens_written": 60,
+        "seconds": {"understand": 1.0, "plan": 2.0},
+    }
+    second = first | {"calls_asked": 1, "calls_valid": 0, "calls_repaired": 0, "calls_refused": 0, "corrections": []}
+    second |= {"seconds": {"plan": 4.0, "prose": 1.0}, "repairs": {}, "tokens_written": 40, "model_calls": 1}
+    kept = Constraints(refused=("genres=Horror",), kept=True, wanted=("genres=Comedy",), wanted_share=0.75)
+    broken = Constraints(refused=("genres=Horror",), kept=False)
+    sessions = [
+        _session(
+            Round(turn=0, slate=(), record=first, constraints=kept),
+            Round(turn=1, slate=(), record=second, constraints=broken),
+        )
+    ]
+    found = agent_turns(sessions, seed=0)
+    assert found is not None
+    seconds = found.pop("seconds_per_turn")
+    assert seconds["value"] == 4.0
+    assert found == {
+        "turns": 2,
+        "calls": {"asked": 3, "valid_share": 2 / 3, "repaired_share": 0.5, "refused_share": 0.5},
+        "repairs": {"fenced": 1},
+        "corrections": 1,
+        "constraints": {"n": 2, "kept": 0.5, "wanted_share": 0.75},
+        "model_calls_per_turn": 2.0,
+        "tokens_per_turn": 50.0,
+        "seconds_per_step": {"plan": 3.0, "prose": 0.5, "understand": 0.5},
+    }
+    assert agent_turns([_session(_round(0, "c"))], seed=0) is None

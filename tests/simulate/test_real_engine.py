@@ -154,3 +154,21 @@ def test_wrong_commands(command: list[str], message: str, tmp_path: Path, monkey
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+async def test_an_untrained_model_in_both_chat_seats_stays_well_formed(run: Run, lm: LocalLM) -> None:
+    """Messages and JSON schemas hold a random model as grammars do: valid calls, known items, a record of each turn."""
+    dataset, split = run.world
+    policies = build_policies(["agent"], dataset, split, lm, slate_size=3, agent={"brain": "chat", "prose": False})
+    assert policies[0].settings["brain"] == "chat"
+    config = TALKS.model_copy(update={"style": "chat"})
+    result = await run(policies, lm=lm, config=config, n_users=2, max_rounds=2, slate_size=3)
+    rounds = [played for one in result.sessions for played in one.rounds]
+    assert not any(one.failed for one in result.sessions)
+    assert all(len(played.slate) == 3 and not played.out_of_catalogue for played in rounds)
+    found = summarise_run(result.sessions, split, seed=0)["agent"]["agent"]
+    assert found["turns"] == len(rounds) == 4
+    assert found["calls"]["asked"] >= 4
+    assert found["calls"]["valid_share"] == 1.0
+    assert found["constraints"]["kept"] in (None, 1.0)
+    assert found["seconds_per_turn"]["value"] > 0

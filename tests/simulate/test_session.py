@@ -17,12 +17,13 @@ from llmrec.simulate.metrics import (
     decided,
     first_slate_ndcg,
     instruction_rate,
+    n_clicks,
     summarise_run,
 )
 from llmrec.simulate.policies import RandomPolicy, build_policies
 from llmrec.simulate.session import Session, Stage, play
 from tests.simulate.conftest import Run, World
-from tests.simulate.world import GENRES, FixedPolicy, Taster
+from tests.simulate.world import GENRES, ChatTaster, FixedPolicy, Taster
 
 NEVER_LEAVES = UserConfig(threshold=1.0, patience_low=1000.0, patience_high=1000.0)
 
@@ -248,3 +249,33 @@ async def test_accuracy_and_retention_are_different_axes(run: Run) -> None:
         ndcg = sum(first_slate_ndcg(one, split) for one in own) / len(own)
         cells.add((ndcg > 0.04, sum(len(one.rounds) for one in own) / len(own) > 4.5))
     assert len(cells) > 1
+
+
+# Style chat ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_chat_model_plays_whole_sessions(run: Run) -> None:
+    lm = ChatTaster()
+    config = UserConfig(adapter=None, threshold=0.2, second_chance=1.0)
+    result = await run([RandomPolicy(240)], lm=lm, config=config, n_users=8, max_rounds=4)
+    assert not any(one.failed for one in result.sessions)
+    actions = {str(one["action"]) for s in result.sessions for r in s.rounds for one in r.shown}
+    assert actions & {"skip", "view"}
+    assert actions & {"click", "like", "dislike", "rate"}
+    assert any(r.instruction for s in result.sessions for r in s.rounds)
+    again = await run([RandomPolicy(240)], lm=ChatTaster(), config=config, n_users=8, max_rounds=4, concurrency=1)
+    assert _content(result.sessions) == _content(again.sessions)
+    systems = {prompt.split("\nOffered")[0].split("\nChosen")[0] for prompt in lm.prompts}
+    own = {text.split("\nThese offers")[0] for text in systems}
+    assert len({text for text in own if text.startswith("You are")}) == 8  # one beginning per user, all session long
+
+
+async def test_a_calibration_moves_the_clicks(run: Run) -> None:
+    def config(offset: float) -> UserConfig:
+        return UserConfig(adapter=None, threshold=1.0, chat_offset=offset, patience_low=99.0, patience_high=99.0)
+
+    low, high = [
+        await run([RandomPolicy(240)], lm=ChatTaster(), config=config(offset), n_users=6, max_rounds=2)
+        for offset in (-3.0, 3.0)
+    ]
+    assert sum(map(n_clicks, low.sessions)) < sum(map(n_clicks, high.sessions)) / 2

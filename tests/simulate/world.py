@@ -24,6 +24,7 @@ from llmrec.roles.observation import Observation, Reply
 from llmrec.roles.opinion import STARS
 
 CAPABILITIES = Capabilities(frozenset({"score", "generate"}), frozenset({"lark"}), ("user",))
+CHAT_CAPABILITIES = Capabilities(frozenset({"score", "generate"}), frozenset({"json_schema"}), ("user",))
 GREEDY = Sampling(temperature=0.0)
 GENRES = ("Drama", "Horror", "Comedy", "Sci-Fi", "Western", "Romance", "Crime", "War")
 
@@ -134,6 +135,48 @@ class Taster:
         await asyncio.sleep(self.pause_s)
         if self.fail_on is not None and self.fail_on in prompt:
             raise ModelError("the engine broke")
+
+
+@dataclass
+class ChatTaster(Taster):
+    """Plays users in a chat: says yes to what shares a word between "You like" and "Category", with a bias to yes."""
+
+    bias: float = 0.0
+    """Added to the log-odds of yes."""
+    name: str = "chat-taster"
+    capabilities: Capabilities = CHAT_CAPABILITIES
+
+    async def score(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[float]:
+        assert not isinstance(prompt, str)
+        await self._think("\n".join(str(message["content"]) for message in prompt))
+        likes = set(re.findall(r"You like: (.*?)\.\n", str(prompt[0]["content"]))[0].split(", "))
+        shown = str(prompt[1]["content"]).rsplit("Category: ", 1)[1].split(", ")
+        good = self.adores_all or bool(likes.intersection(shown))
+        if continuations[0] == "1":
+            return [
+                float(value) for value in np.log([0.05, 0.05, 0.1, 0.4, 0.4] if good else [0.3, 0.4, 0.2, 0.05, 0.05])
+            ]
+        click = self.taken if good else self.other
+        odds = float(np.log(click / (1 - click))) + self.bias
+        return [odds if text.lower() == "yes" else 0.0 for text in continuations]
+
+    async def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        sampling: Sampling = GREEDY,
+        tools: Sequence[Mapping[str, Any]] = (),
+        constraint: Constraint | None = None,
+        adapter: str | None = None,
+    ) -> list[Completion]:
+        """Says the first sentence of the schema."""
+        assert constraint is not None
+        assert not isinstance(prompt, str)
+        await self._think("\n".join(str(message["content"]) for message in prompt))
+        text = json.dumps({"choice": constraint.value["properties"]["choice"]["enum"][0]})
+        return [Completion(text, -1.0, 10, "stop", raw=text)]
 
 
 @dataclass

@@ -69,6 +69,19 @@ def test_prompt_parity_of_training_and_inference(films: Dataset, films_split: Sp
         assert all(label == IGNORED for label in trained.labels[: len(served)])
 
 
+def test_histories_are_a_prompt_and_its_target_with_every_item_but_the_first_learnt(
+    films: Dataset, films_split: Split, tokenizer: Any
+) -> None:
+    for example in build("histories", Material(films, films_split, 6), rng(0, "histories"))[:200]:
+        text, learnt = plain_text(example), [segment.text.strip() for segment in example if segment.learn]
+        first, *items = (
+            text.removeprefix("One user's items, oldest first. First: ").replace("Next:\n", "Next: ").split("\nNext: ")
+        )
+        assert learnt == items
+        assert history_prompt([first, *items[:-1]]) + items[-1] == text
+        assert encode(example, tokenizer).input_ids[:-1] == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def test_decision_prompts_are_prefixes_in_tokens(films: Dataset, films_split: Split, tokenizer: Any) -> None:
     for document in decision_examples(films, films_split, rng(0, "decisions"), 50):
         example = tuple(Segment(text, learn) for text, learn in document)
@@ -80,7 +93,7 @@ def test_decision_prompts_are_prefixes_in_tokens(films: Dataset, films_split: Sp
         assert trained.input_ids[:-1] == whole
 
 
-@pytest.mark.parametrize("kind", ["sequences", "next_items", "profiles"])
+@pytest.mark.parametrize("kind", ["sequences", "next_items", "histories", "profiles"])
 def test_no_training_text_reads_a_held_out_event(kind: str, marked: tuple[Dataset, Split]) -> None:
     """Held-out items of the marked data have titles that occur nowhere else."""
     texts = [plain_text(example) for example in build(kind, Material(*marked, 15), rng(0, kind))]

@@ -1,0 +1,101 @@
+"""Whether the words of a message refuse a condition: "no X", "without X", "nothing with X", "I hate X".
+
+Small models often take "no horror" for horror. What stands right before a condition leaves no doubt in the common
+cases, so there the words overrule the model: what is refused so is never shown, whatever the model made of it. Only
+sure cases count: between the refusing words and the condition may stand nothing but words that connect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from llmrec.roles.matching import Found
+from llmrec.roles.request import Request
+from llmrec.tools.wishes import Wish
+
+_NOT_DO = r"(?:do not|don['’]?t|did not|didn['’]?t|would not|wouldn['’]?t|never|not)(?: really| much)?"
+_REFUSING = "|".join(
+    [
+        r"(?:please )?no(?: more| further)?",
+        r"not(?: so much| too much| another| again)?",
+        r"without",
+        r"nothing(?: with| by| from| about| like| in| starring| that is| that has)?",
+        r"(?:any|every)thing (?:but|except)",
+        rf"{_NOT_DO} (?:want|like|care for|fancy|need|feel like|enjoy|love)(?: to (?:see|watch|have))?",
+        r"(?:can['’]?t|cannot|can not|couldn['’]?t) (?:stand|bear|take)",
+        r"not in the mood for",
+        r"(?:i )?(?:hate|dislike|loathe|despise|detest)",
+        r"(?:tired|sick|bored) (?:of|with|by)|fed up with|enough(?: of)?|(?:had|seen) enough(?: of)?",
+        r"less|fewer|avoid(?:ing)?|except(?: for)?|excluding|instead of|rather than|minus|leav(?:e|ing) out|spare me",
+        r"skip|omit(?:ting)?|drop|zero|be spared|out if there(?: is|['’]?s)|not (?:fond of|keen on|into)",
+        r"(?:stay|keep) away from|anything (?:other|else) than|other than|not a fan of|no fan of",
+    ]
+)
+_WANTING = re.compile(
+    r"\b(?:nothing but|not (?:only|just|necessarily)|no(?:t a)? problem with|why not|not mind|n['’]?t mind)[^.;!?]*$",
+    re.IGNORECASE,
+)
+_CONNECTING = r"(?:a|an|any|the|all|more|of|too|much|that|those|these|kind|sort|stuff|with|by|from|about|in|starring)"
+_REFUSED = re.compile(rf"(?:^|[^\w'’])(?:{_REFUSING})(?:\s+{_CONNECTING})*\s+$", re.IGNORECASE)
+_AWAY = re.compile(r"\s*(?:films?|movies?|ones?|items?|products?)?\s*(?:away|out)\b", re.IGNORECASE)
+_LISTED = re.compile(r"^\s*(?:films?|movies?|ones?|items?|products?)?\s*,?\s*(?P<word>or|nor|and|,)\s+$", re.IGNORECASE)
+
+
+def refused(message: str, found: Sequence[Found]) -> tuple[Found, ...]:
+    """The attribute values that the words of the message refuse for sure, in order of appearance.
+
+    A list after refusing words is refused as a whole: "no horror or war", "no horror, war or crime".
+    """
+    values = [one for one in found if one.wish is not None and one.wish.value is not None]
+    spans = sorted({(one.start, one.end) for one in values})
+    sure: set[tuple[int, int]] = set()
+    for place, span in enumerate(spans):
+        before = message[: span[0]]
+        kept_away = re.search(r"\bkeep(?: the| any)?\s+$", before) and _AWAY.match(message[span[1] :])
+        if (_REFUSED.search(before) or kept_away) and not _WANTING.search(before):
+            sure.update(_list_from(message, spans[place:]))
+    return tuple(one for one in values if (one.start, one.end) in sure)
+
+
+def _list_from(message: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first span, and those that are listed with it; commas list only where "or" ends the list."""
+    listed = [spans[0]]
+    waiting: list[tuple[int, int]] = []
+    for span in spans[1:]:
+        last = waiting[-1] if waiting else listed[-1]
+        match = _LISTED.match(message[last[1] : span[0]])
+        if match is None:
+            break
+        waiting.append(span)
+        if match["word"] != ",":
+            listed += waiting
+            waiting = []
+    return listed
+
+
+def corrected(request: Request, message: str, found: Sequence[Found]) -> tuple[Request, tuple[Wish, ...]]:
+    """The request with everything avoided that the message refuses.
+
+    Words with several meanings are refused in the meanings that the model took for wanted, and in the most frequent
+    one where it took none.
+
+    Returns:
+        The request, and the wishes that the words overruled; the request itself where there are none.
+    """
+    wrong: list[Wish] = []
+    by_span: dict[tuple[int, int], list[Wish]] = {}
+    for one in refused(message, found):
+        assert one.wish is not None
+        by_span.setdefault((one.start, one.end), []).append(one.wish)
+    for wishes in by_span.values():
+        wanted = [wish for wish in wishes if wish in request.want]
+        if not wanted and not any(wish in request.avoid for wish in wishes):
+            wanted = wishes[:1]
+        wrong += wanted
+    if not wrong:
+        return request, ()
+    want = tuple(wish for wish in request.want if wish not in wrong)
+    avoid = tuple(dict.fromkeys((*request.avoid, *wrong)))
+    turn = "new" if request.turn in ("open", "chat") else request.turn
+    return request.model_copy(update={"want": want, "avoid": avoid, "turn": turn}), tuple(wrong)
