@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmrec.cli.common import DatasetOption, JsonOption, SeedOption, console, emit_json, output, run_command
+from llmrec.cli.common import (
+    DatasetOption,
+    JsonOption,
+    SeedOption,
+    StyleOption,
+    brain_settings,
+    console,
+    emit_json,
+    output,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,11 +38,14 @@ def chat(
     backbone: Annotated[
         str | None,
         typer.Option(
-            "--backbone", help="Model folder, hub id or chat:PROVIDER:MODEL; default $LLMREC_BACKBONE.", metavar="DIR"
+            "--backbone",
+            help="Model folder, hub id, endpoint:URL, vllm:ID or chat:PROVIDER:MODEL; default $LLMREC_BACKBONE.",
+            metavar="DIR",
         ),
     ] = None,
     agent: Annotated[str, typer.Option("--agent", help="Name of an agent, or a folder with graph.py.")] = "recommender",
     adapter: Annotated[str | None, typer.Option("--adapter", help="LoRA adapter of the backbone to use.")] = None,
+    style: StyleOption = "auto",
     history: Annotated[
         str,
         typer.Option("--history", help="Item ids you took before, oldest first, separated by commas.", metavar="IDS"),
@@ -48,7 +61,7 @@ def chat(
 
         from llmrec.roles.loading import load_agent
 
-        changes: dict[str, Any] = {"dataset": dataset}
+        changes: dict[str, Any] = {"dataset": dataset, **brain_settings(style)}
         if backbone is not None:
             changes["backbone"] = backbone
         if adapter is not None:

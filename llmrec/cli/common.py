@@ -57,6 +57,30 @@ DatasetOption = Annotated[
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of reporting it.")]
 
 
+StyleOption = Annotated[
+    str,
+    typer.Option(
+        "--style",
+        help="How the model is asked: text (forms under a grammar: nano and fine-tuned models), chat (chat models that "
+        "nobody tuned), or auto: text where the engine takes grammars.",
+    ),
+]
+
+
+def brain_settings(style: str) -> dict[str, str]:
+    """Settings of the recommender agent that `--style` stands for.
+
+    Raises:
+        ConfigError: there is no such style.
+    """
+    from llmrec.errors import ConfigError
+
+    brains = {"auto": {}, "text": {"brain": "grammar"}, "chat": {"brain": "chat"}}
+    if style not in brains:
+        raise ConfigError(f"--style must be one of {', '.join(brains)}, got {style!r}")
+    return brains[style]
+
+
 def console() -> Console:
     """The console for notes, progress and tables beside ``--json``: stderr."""
     from rich.console import Console

@@ -12,6 +12,8 @@ from llmrec.cli.common import (
     JsonOption,
     SeedOption,
     StrictOption,
+    StyleOption,
+    brain_settings,
     console,
     emit,
     note,
@@ -46,6 +48,7 @@ def simulate(
         bool,
         typer.Option("--user-adapter/--no-user-adapter", help="Play users by the adapter, or by the bare backbone."),
     ] = True,
+    style: StyleOption = "auto",
     user: Annotated[
         str, typer.Option("--user", help="Simulated user: agent name or folder.", metavar="AGENT")
     ] = "user",
@@ -75,14 +78,14 @@ def simulate(
 
         names = [name.strip() for name in policy.split(",") if name.strip()]
         _check_names(names)
-        config = _user_config(user, user_adapter)
+        config = _user_config(user, user_adapter, style)
         with Journal(journal) as book:  # before the model is loaded: a wrong journal must fail in a second
             lm = _backbone(backbone, seed, device)
             data = load(dataset, seed=seed, strict=strict)
             if data.rejected:
                 note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
             split = leave_one_out(data.interactions)
-            policies = build_policies(names, data, split, lm, slate_size=slate)
+            policies = build_policies(names, data, split, lm, slate_size=slate, agent=brain_settings(style))
             started = time.perf_counter()
             with progress("sessions", users * len(names)) as advance:
                 result = asyncio.run(
@@ -124,10 +127,11 @@ def _check_names(names: list[str]) -> None:
         raise ConfigError(f"--policy got {wrong}; choose from {', '.join(policy_names())}")
 
 
-def _user_config(user: str, adapter: bool) -> UserConfig:
+def _user_config(user: str, adapter: bool, style: str) -> UserConfig:
     from llmrec.roles.loading import load_agent
 
-    config: UserConfig = load_agent(user, **({} if adapter else {"adapter": None})).config
+    settings = ({} if adapter else {"adapter": None}) | ({} if style == "auto" else {"style": style})
+    config: UserConfig = load_agent(user, **settings).config
     return config
 
 

@@ -57,6 +57,7 @@ class LlamaServer:
             params.cpuparams.n_threads = threads
         if embeddings:
             params.embedding, params.pooling_type = True, package.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            params.kv_unified = True  # without it, texts of different lengths that are read together are mispooled
         try:
             self._server: Any = package.Server(params)
         except RuntimeError as error:

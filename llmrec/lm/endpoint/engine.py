@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,8 @@ from llmrec.lm.endpoint.client import Client
 from llmrec.lm.endpoint.probe import Server, probe
 from llmrec.lm.endpoint.settings import EndpointSettings
 from llmrec.lm.endpoint.streaming import Growing
-from llmrec.lm.protocol import Capabilities, Completion, Constraint, Message, Sampling, Verb
+from llmrec.lm.protocol import Capabilities, Completion, Constraint, Message, Piece, Sampling, Verb
 from llmrec.seeding import derive
-
-if TYPE_CHECKING:
-    from llmrec.lm.protocol import Piece
 
 
 class EndpointLM:
@@ -139,7 +136,6 @@ class EndpointLM:
         Raises:
             ModelError: among others, when the server stops half-way: pieces shown so far are then no answer.
         """
-        from llmrec.lm.protocol import Piece
 
         if sampling.n != 1:
             raise ConfigError(f"only one sample can be streamed, got n={sampling.n}")
@@ -259,7 +255,7 @@ class EndpointLM:
     def _completion(
         self, sample: wire.Sample, sampling: Sampling, constraint: Constraint | None, tools: Sequence[Mapping[str, Any]]
     ) -> Completion:
-        found = wire.completion(sample, sampling, tools=bool(tools))
+        found = wire.completion(sample, sampling, tools=tools)
         text = self._server.dialect.unwrap(found.text, constraint)
         return found if text == found.text else replace(found, text=text, raw=text)
 

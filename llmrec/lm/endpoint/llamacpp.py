@@ -47,6 +47,8 @@ class LlamaCpp:
 
     def __init__(self, adapters: Mapping[str, int]) -> None:
         self._adapters = dict(adapters)
+        # With adapters the server may take a prompt up from its cache that was read with another adapter.
+        self._cache = not adapters
 
     def sampling(self, sampling: Sampling, seed: int, *, chat: bool) -> dict[str, Any]:
         """Request fields of one sample."""
@@ -54,7 +56,7 @@ class LlamaCpp:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": seed % (2**32 - 1),  # the largest number means a random seed there
-            "cache_prompt": True,
+            "cache_prompt": self._cache,
             **_NEUTRAL,
         }
         if sampling.stop:
@@ -152,7 +154,7 @@ class LlamaCpp:
         return {token: found[token] for token in wanted}
 
     async def _ask_next(self, client: Client, body: Mapping[str, Any], *, forced: int, n_top: int) -> dict[int, float]:
-        fields = {"n_predict": 1, "temperature": 0.0, "cache_prompt": True, "post_sampling_probs": False}
+        fields = {"n_predict": 1, "temperature": 0.0, "cache_prompt": self._cache, "post_sampling_probs": False}
         choice = {"n_probs": n_top, "logit_bias": [[forced, _FORCE]]}
         answer = await client.complete("/completion", {**body, **fields, **choice}, max_tokens=1)
         try:

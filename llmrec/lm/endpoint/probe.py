@@ -141,7 +141,8 @@ def _embedding_model(client: Client, model: str) -> str | None:
     """
     if client.settings.embedding_model is not None:
         return client.settings.embedding_model
-    texts = ["one text that is longer than the other", "a"] * 4  # enough that some are read at the same time
+    # enough texts that some are read at the same time, and two lengths that leave a small part over
+    texts = ["two films about the sea and one", "two films about the sea"] * 4
     try:
         together = _embeddings(client, model, texts)
         alone = [_embeddings(client, model, [text])[0] for text in texts[:2]] * 4

@@ -118,7 +118,7 @@ def entries(logprobs: Mapping[str, Any] | None) -> tuple[float, ...] | None:
     return None
 
 
-def completion(sample: Sample, sampling: Sampling, *, tools: bool) -> Completion:
+def completion(sample: Sample, sampling: Sampling, *, tools: Sequence[Mapping[str, Any]]) -> Completion:
     """The completion that a sample is.
 
     Its log-probability is NaN unless the server gave one for every new token (some leave the end token out).
@@ -130,7 +130,7 @@ def completion(sample: Sample, sampling: Sampling, *, tools: bool) -> Completion
     if sample.n_tokens is None:
         raise ModelError("the server does not report usage.completion_tokens; use an OpenAI-compatible server")
     raw, cut = cut_at_stop(with_markup(sample), sampling.stop)
-    parsed = toolcalls.parse(raw, fenced=tools)
+    parsed = toolcalls.parse(raw, tools=tools)
     complete = sample.logprobs is not None and len(sample.logprobs) == sample.n_tokens and not cut
     return Completion(
         text=parsed.text,
@@ -139,7 +139,7 @@ def completion(sample: Sample, sampling: Sampling, *, tools: bool) -> Completion
         finish_reason="stop" if cut else reason,
         tool_calls=parsed.calls,
         raw=raw,
-        repairs=tuple(getattr(parsed, "repairs", ())),
+        repairs=parsed.repairs,
     )
 
 

@@ -154,7 +154,7 @@ def test_garbage_is_no_answer(vllm: Fake, garbage: bytes) -> None:
 def test_a_prompt_that_is_too_long_is_told_with_both_numbers(vllm: Fake, body: dict[str, Any]) -> None:
     vllm.faults = [lambda handler: handler.reply({"error": body}, status=400)]
     with pytest.raises(ModelError, match=r"context.*shorten it") as caught:
-        generate(connect(vllm))
+        generate(connect(vllm), "x" * 900)
     assert "900" in str(caught.value)
     assert "512" in str(caught.value)
 

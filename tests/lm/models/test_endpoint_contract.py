@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from llmrec.lm.endpoint import EndpointLM, EndpointSettings
 from llmrec.lm.local import LocalLM
 from llmrec.lm.protocol import Constraint, LanguageModel, Message, Sampling
 from llmrec.testing.gguf import save_gguf, save_gguf_adapter
-from llmrec.testing.language_model import CHAT, CONTINUATIONS, PROMPT, LanguageModelContract
+from llmrec.testing.language_model import CHAT, CONTINUATIONS, OTHERS, PROMPT, LanguageModelContract
 from llmrec.testing.models import save_tiny_model
 from tests.lm.conftest import TEXT, Folders, save_adapter
 
@@ -173,6 +174,17 @@ def test_a_score_needs_one_request_for_each_prefix(lm: EndpointLM) -> None:
     asyncio.run(lm.score(PROMPT, [" a", " a", ""]))
     used = lm.usage.requests - before.requests
     assert used <= 2, "one question, and one more when the token is not among the likeliest"
+
+
+def test_prompts_and_adapters_in_any_order_do_not_mix(lm: EndpointLM, local: LocalLM) -> None:
+    """llama.cpp's prompt cache gives parts of prompts that were read with another adapter, so it must stay off."""
+    draw = np.random.default_rng(0)
+    prompts, adapters = (PROMPT, *OTHERS, "The crew finds a thief", "Alien is a ship"), (None, "red", "blue")
+    for _ in range(60):
+        prompt, adapter = prompts[draw.integers(len(prompts))], adapters[draw.integers(len(adapters))]
+        scores = asyncio.run(lm.score(prompt, CONTINUATIONS, adapter=adapter))
+        expected = asyncio.run(local.score(prompt, CONTINUATIONS, adapter=adapter))
+        assert scores == pytest.approx(expected, abs=1e-3)
 
 
 def test_prompt_tokens_are_counted_as_the_model_reads_them(lm: EndpointLM, local: LocalLM) -> None:
