@@ -1,9 +1,12 @@
 """python eval/models_clicks.py --dataset movielens:PATH --model nano=DIR@user --model gemma=DIR --out FILE.json
 
 Simulated click decisions of several models on the same held-out events: as many items that users took as items that
-they never had, every one asked for the log-probability of yes against no, with constants and a popularity threshold on
-the same decisions. A model is NAME=BACKBONE, and @ADAPTER or @ADAPTER=FOLDER behind it names a LoRA adapter. Models
-that are in the output file already are not asked again.
+they never had, with constants and a popularity threshold on the same decisions. A model is asked as the simulated user
+asks it: engines with grammars for the log-probability of "skip" against the other labels after the text that user
+adapters are trained on, all others for yes against no in a chat, calibrated on other users (both rows are shown).
+
+A model is NAME=BACKBONE, and @ADAPTER or @ADAPTER=FOLDER behind it names a LoRA adapter. Models that are in the output
+file already are not asked again.
 """
 
 from __future__ import annotations
@@ -76,6 +79,7 @@ def main() -> None:
     dataset = load(options.dataset, seed=options.seed)
     split = leave_one_out(dataset.interactions)
     protocol = {"dataset": dataset.name, "users": options.users, "per_user": options.per_user, "seed": options.seed}
+    protocol |= {"calibration": options.calibration}
     kept = json.loads(options.out.read_text()) if options.out.exists() else {"protocol": protocol, "models": {}}
     if kept["protocol"] != protocol:
         raise SystemExit(f"{options.out} was made with {kept['protocol']}; choose another --out")

@@ -77,7 +77,8 @@ def main() -> None:
         row = asyncio.run(run(dataset, split, one, name, options))
         kept["models"][name] = row | {"seconds": time.monotonic() - started}
         options.out.write_text(json.dumps(kept, indent=1))
-    print(f"{dataset.name}: n = {options.users} users, whole catalogue, seed {options.seed}, 95% CI by bootstrap\n")
+    n = min(row["n"] for row in kept["models"].values())
+    print(f"{dataset.name}: n = {n} users, whole catalogue, seed {options.seed}, 95% CI by bootstrap\n")
     print(f"| model | {' | '.join(SHOWN)} | seconds |\n|---|{'---|' * len(SHOWN)}---:|")
     for name, row in kept["models"].items():
         cells = [f"{row[m]['value']:.4f} [{row[m]['low']:.4f}, {row[m]['high']:.4f}]" for m in SHOWN]

@@ -2,7 +2,8 @@
 
 How well the recommender reads requests: of the conditions of a message, the share that is read as it was meant (wanted
 or refused), on phrasings that the corpus contains and on families of phrasings that it does not. Conditions that nobody
-meant count against the model. The floor takes every meant condition as wanted.
+meant count against the model. The floor takes every meant condition as wanted. "checked" is the reading after the words
+of the message had the last say on what they refuse (`llmrec.roles.polarity`), as in the agent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llmrec.roles import understand
 from llmrec.roles.brain import GrammarBrain
 from llmrec.roles.matching import reader_for
 from llmrec.roles.phrases import utterance
+from llmrec.roles.polarity import corrected
 from llmrec.roles.request import Request
 from llmrec.roles.voices import HELD_OUT_FAMILIES, TRAIN_FAMILIES
 from llmrec.seeding import rng
@@ -35,21 +37,26 @@ def polarity(request: Request) -> dict[Wish, str]:
 
 async def read(
     brain: GrammarBrain, catalogue: Catalogue, family: str, number: int, seed: int
-) -> tuple[float, float] | None:
-    """Share of conditions of one message read as meant, by the model and by the floor; None for small talk."""
+) -> dict[str, float] | None:
+    """Share of conditions of one message read as meant: model, checked model, floor; None for small talk."""
     message, gold = utterance(catalogue, rng(seed, "understanding", family, number), family=family)
     meant = polarity(gold)
     blank = understand.form(message, reader_for(catalogue))
     try:
-        found = polarity(await brain.understand(blank, seed=seed))
+        request = await brain.understand(blank, seed=seed)
     except OutputError:
-        found = {}
+        request = understand.unread(message)
     if not meant:
         return None
-    keys = meant.keys() | found.keys()
-    model = sum(meant.get(key) == found.get(key) for key in keys) / len(keys)
+    checked, _ = corrected(request, blank.message, blank.found)
     floor = sum(label == "want" for label in meant.values()) / len(meant)
-    return model, floor
+    return {"model": _as_meant(meant, request), "checked": _as_meant(meant, checked), "all wanted": floor}
+
+
+def _as_meant(meant: dict[Wish, str], request: Request) -> float:
+    found = polarity(request)
+    keys = meant.keys() | found.keys()
+    return sum(meant.get(key) == found.get(key) for key in keys) / len(keys)
 
 
 async def measure(
@@ -58,10 +65,9 @@ async def measure(
     """One row of the table."""
     brain = GrammarBrain(lm, adapter="agent" if "agent" in lm.capabilities.adapters else None)
     work = [read(brain, catalogue, families[i % len(families)], i, seed) for i in range(n)]
-    pairs = [pair for pair in await asyncio.gather(*work) if pair is not None]
-    model = bootstrap_mean([pair[0] for pair in pairs], seed=seed)
-    floor = bootstrap_mean([pair[1] for pair in pairs], seed=seed)
-    return {"n": len(pairs), "model": model._asdict(), "all wanted": floor._asdict()}
+    shares = [share for share in await asyncio.gather(*work) if share is not None]
+    rows = {name: bootstrap_mean([share[name] for share in shares], seed=seed) for name in shares[0]}
+    return {"n": len(shares)} | {name: interval._asdict() for name, interval in rows.items()}
 
 
 def main() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmrec.cli.common import JsonOption, SeedOption, emit, note, output, run_command
+
+if TYPE_CHECKING:
+    from llmrec.data.dataset import Dataset
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to make.")]
 KeepOption = Annotated[
@@ -36,6 +39,8 @@ def import_(
     with run_command():
         from llmrec.lm.gguf import import_gguf
 
+        out = _free(out)
+        datasets = _loaded(keep_vocab_of, seed)  # before minutes of work: a misspelt name must fail in a second
         source, expected, licences, terms = _source(file, package, sha256, licence or [])
         whole = out.with_name(out.name + ".whole") if keep_vocab_of else out
         record = import_gguf(source, whole, expected_sha256=expected, licence_files=licences, say=note)
@@ -43,7 +48,7 @@ def import_(
         if terms:
             answer["licence"] = terms
         if keep_vocab_of:
-            answer |= _cut_and_forget(whole, out, keep_vocab_of, seed)
+            answer |= {"keep_vocab_of": keep_vocab_of, **_cut_and_forget(whole, out, datasets, seed)}
         emit(answer, json_output=json_output, render=_show)
 
 
@@ -58,8 +63,10 @@ def cut(
     with run_command():
         from llmrec.lm.adapters import content_hash
 
+        out = _free(out)
         answer = {"path": str(out), "source": str(folder), "source_hash": content_hash(folder), "seed": seed}
-        emit(answer | _cut(folder, out, keep_vocab_of, seed), json_output=json_output, render=_show)
+        cut_to = _cut(folder, out, _loaded(keep_vocab_of, seed), seed)
+        emit(answer | {"keep_vocab_of": keep_vocab_of, **cut_to}, json_output=json_output, render=_show)
 
 
 def _source(
@@ -72,6 +79,8 @@ def _source(
     for text in licences:
         if not text.is_file():
             raise ConfigError(f"there is no licence file, got {str(text)!r}")
+    if package and sha256:
+        raise ConfigError("a packaged model brings its own checksum; leave --sha256 out")
     source = gguf_file(file, package)
     if not package:
         return source, sha256 or None, licences, None
@@ -98,7 +107,27 @@ def gguf_file(file: Path | None, package: str) -> Path:
     )
 
 
-def _cut_and_forget(whole: Path, out: Path, datasets: list[str], seed: int) -> dict[str, Any]:
+def _free(out: Path) -> Path:
+    """The output folder as a full path.
+
+    Raises:
+        ConfigError: it exists.
+    """
+    from llmrec.errors import ConfigError
+
+    whole = out.expanduser().resolve()
+    if whole.exists():
+        raise ConfigError(f"the output folder exists, got {str(out)!r}; name another with --out, or delete it")
+    return whole
+
+
+def _loaded(specs: list[str], seed: int) -> list[Dataset]:
+    from llmrec.data.spec import load
+
+    return [load(spec, seed=seed) for spec in specs]
+
+
+def _cut_and_forget(whole: Path, out: Path, datasets: list[Dataset], seed: int) -> dict[str, Any]:
     import shutil
 
     try:
@@ -107,16 +136,14 @@ def _cut_and_forget(whole: Path, out: Path, datasets: list[str], seed: int) -> d
         shutil.rmtree(whole, ignore_errors=True)
 
 
-def _cut(folder: Path, out: Path, datasets: list[str], seed: int) -> dict[str, Any]:
+def _cut(folder: Path, out: Path, datasets: list[Dataset], seed: int) -> dict[str, Any]:
     from itertools import chain
 
-    from llmrec.data.spec import load
     from llmrec.lm.vocabulary import cut_vocabulary
     from llmrec.training.texts import texts_of
 
-    loaded = [load(spec, seed=seed) for spec in datasets]
-    texts = chain.from_iterable(texts_of(dataset, seed=seed) for dataset in loaded)
-    return {"keep_vocab_of": datasets, **cut_vocabulary(folder, out, texts, say=note)}
+    texts = chain.from_iterable(texts_of(dataset, seed=seed) for dataset in datasets)
+    return cut_vocabulary(folder, out, texts, say=note)
 
 
 def _show(answer: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError, StorageError
-from llmrec.lm.pretrained import first_line, quiet
+from llmrec.lm.pretrained import check_complete, first_line, quiet
 
 MAGIC = b"GGUF"
 RECORD = "import.json"
@@ -38,6 +38,8 @@ class GgufFacts:
     licence: str | None
     """As its author wrote it; None when the file does not say."""
     sha256: str
+    head_dim: int | None = None
+    """Width of an attention head; None where it follows from the others."""
 
 
 def read_facts(file: Path, *, expected_sha256: str | None = None) -> GgufFacts:
@@ -75,6 +77,7 @@ def read_facts(file: Path, *, expected_sha256: str | None = None) -> GgufFacts:
         )
     architecture = str(fields.get("general.architecture", ""))
     context = fields.get(f"{architecture}.context_length")
+    head_dim = fields.get(f"{architecture}.attention.key_length")
     licence = fields.get("general.license")
     return GgufFacts(
         architecture=architecture,
@@ -83,14 +86,18 @@ def read_facts(file: Path, *, expected_sha256: str | None = None) -> GgufFacts:
         context=None if context is None else int(context),
         licence=None if licence is None else str(licence),
         sha256=digest,
+        head_dim=None if head_dim is None else int(head_dim),
     )
 
 
 def _check_start(file: Path) -> None:
     if not file.is_file():
         raise ModelNotFoundError(f"there is no GGUF file, got {str(file)!r}")
-    with file.open("rb") as stream:
-        start = stream.read(4)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as error:
+        raise ModelNotFoundError(f"the GGUF file {str(file)!r} cannot be read: {error.strerror}") from error
     if start != MAGIC:
         raise ModelNotFoundError(f"not a GGUF file: it must begin with {MAGIC!r}, got {start!r} in {str(file)!r}")
 
@@ -146,7 +153,7 @@ def import_gguf(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model, tokenizer = _load(file, say)
+        model, tokenizer = _load(file, facts, say)
         say("writing the folder")
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -195,9 +202,9 @@ def _check_room(out: Path, needed: int) -> None:
         )
 
 
-def _load(file: Path, say: Callable[[str], None]) -> tuple[Any, Any]:
+def _load(file: Path, facts: GgufFacts, say: Callable[[str], None]) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where: dict[str, Any] = {"gguf_file": file.name}
     try:
@@ -205,12 +212,20 @@ def _load(file: Path, say: Callable[[str], None]) -> tuple[Any, Any]:
             say("reading the tokenizer (minutes, for a large vocabulary)")
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
             say("reading the weights")
-            whole = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(file.parent), dtype=torch.bfloat16, quantization_config=whole, **where
+            config = AutoConfig.from_pretrained(str(file.parent), **where)
+            if facts.head_dim is not None:  # transformers takes the architecture's usual one
+                config.get_text_config().head_dim = facts.head_dim
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(file.parent),
+                config=config,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                **where,
             )
     except (ValueError, KeyError, RuntimeError, ImportError, OSError, NotImplementedError) as error:
         raise ModelNotFoundError(f"transformers cannot read {str(file)!r}: {first_line(error)}") from error
+    check_complete(info, f"the GGUF file {str(file)!r}")
     # The weights are plain numbers now; the mark of their origin would forbid saving them.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

@@ -43,8 +43,7 @@ class LlamaServer:
     ) -> None:
         package = _xllamacpp()
         self.facts: GgufFacts = read_facts(file)
-        self.host, self.port = host, port or _free_port(host)
-        _check_port(host, self.port)
+        self.host, self.port = host, _port(host, port)
         self.parallel = parallel
         self.context = context or min(self.facts.context or 4096, 4096)
         params = package.CommonParams()
@@ -69,7 +68,7 @@ class LlamaServer:
     @property
     def url(self) -> str:
         """Base URL of the OpenAI interface."""
-        return f"http://{self.host}:{self.port}/v1"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v1"
 
     def stop(self) -> None:
         """End the server."""
@@ -84,18 +83,19 @@ def _xllamacpp() -> Any:
     return xllamacpp
 
 
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def _port(host: str, port: int) -> int:
+    """The port, or a free one for 0.
 
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"nothing can listen on {host}:{port} ({error.strerror}); choose another --port"
-            ) from error
+    Raises:
+        ConfigError: there is no such address on this machine, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can listen on {host}:{port} ({error.strerror or error}); choose another --port or --host"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +73,26 @@ def _load(source: str, hardware: Hardware, failure: str) -> tuple[Any, Any]:
             model, info = AutoModelForCausalLM.from_pretrained(source, dtype=hardware.dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
         raise ModelNotFoundError(f"{failure}: {first_line(error)}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ModelNotFoundError(f"{failure}: {len(missing)} weights are missing, {missing[0]!r} among them")
+    check_complete(info, failure)
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"a fast tokenizer (tokenizer.json) is needed, got {type(tokenizer).__name__} from {source!r}"
         )
     return model.to(hardware.device).eval(), tokenizer
+
+
+def check_complete(info: Mapping[str, Any], what: str) -> None:
+    """Refuse a model of which transformers drew a part at random.
+
+    Args:
+        info: what `from_pretrained(..., output_loading_info=True)` gave.
+        what: begins the message.
+
+    Raises:
+        ModelNotFoundError: weights were missing.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ModelNotFoundError(f"{what}: {len(missing)} weights are missing, {missing[0]!r} among them")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ a call up. Text that ends inside a value stays broken, because nobody knows what
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,10 +163,16 @@ def _json(body: str) -> tuple[Any, tuple[str, ...]]:
 def _ends_inside_a_value(body: str) -> bool:
     """Whether a text that stops early stops where more was to come: in a string, after a colon or after a comma."""
     outside = _STRING.sub("0", body).rstrip()
+    if re.search(r":\s*[,}\]]", outside):
+        return True  # a value is missing
     depth = sum(outside.count(mark) for mark in "{[") - sum(outside.count(mark) for mark in "}]")
     if depth <= 0:
         return False
-    return outside.endswith((":", ",", "{", "[")) or re.search(r"[\"'][^\"']*\Z", outside) is not None
+    in_a_list = outside.rfind("[") > outside.rfind("]") and not outside.endswith("}")  # whole calls count
+    in_a_string = re.search(r"[\"'][^\"']*\Z", outside) is not None
+    # a number may go on; strings stand for 0 above, so look at the text itself
+    in_a_number = re.search(r"[\d.\-+eE]\Z", body.rstrip()) is not None
+    return outside.endswith((":", ",", "{", "[")) or in_a_list or in_a_string or in_a_number
 
 
 def _bare_json(text: str) -> Iterator[tuple[int, int]]:
@@ -225,6 +232,11 @@ def _without(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _calls_of(body: str, known: _Known) -> tuple[list[ToolCall], tuple[str, ...]]:
+    if len(rows := _json_lines(body)) > 1:
+        each = [_calls_of(row, known) for row in rows]
+        return [call for calls, _ in each for call in calls], tuple(
+            dict.fromkeys(["several", *(name for _, repairs in each for name in repairs)])
+        )
     try:
         value, repairs = _json(body)
     except _Unreadable:
@@ -237,6 +249,14 @@ def _calls_of(body: str, known: _Known) -> tuple[list[ToolCall], tuple[str, ...]
     if not calls:
         raise _Unreadable
     return calls, tuple(dict.fromkeys((*repairs, *named)))
+
+
+def _json_lines(body: str) -> list[str]:
+    """The objects of a body that holds several, one after another; else the body alone."""
+    spans = list(_bare_json(body))
+    between = "".join(body[a[1] : b[0]] for a, b in itertools.pairwise(spans))
+    several = len(spans) > 1 and not between.strip(" \n\r\t,;") and not body[: spans[0][0]].strip()
+    return [body[slice(*span)] for span in spans] if several else [body]
 
 
 def _entries(value: Any, repairs: list[str]) -> Iterator[Any]:
@@ -323,6 +343,8 @@ def _python_calls(text: str, known: _Known) -> Found:
         if used and start < used[-1][1]:
             continue
         end = _balanced_end(text, match.end("call") - 1)
+        if re.match(r"[ \t]*[`;,)]*[ \t]*(?:#.*)?(?:\n|\Z)", text[end:]) is None:
+            continue  # "- search(query): adds what matches": a description, not a call
         used.append((match.start(), end))
         name = known.name(match[2])
         assert name is not None

@@ -10,8 +10,8 @@ import asyncio
 import atexit
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -45,6 +45,9 @@ class _Started:
     death: asyncio.Future[None] | None = None
     """Done once the engine is found dead."""
     watch: asyncio.Task[None] | None = None
+    closing: threading.Lock = field(default_factory=threading.Lock)
+    closed: bool = False
+    """No call is handed over any more; changed and read under the lock, so that none comes in behind the last one."""
 
 
 class EngineHost:
@@ -92,7 +95,12 @@ class EngineHost:
             ConfigError: vLLM refuses a request.
             ModelError: the engine failed.
         """
-        return await asyncio.wrap_future(self._submit(self._guard(self._gather(requests))))
+        running = asyncio.wrap_future(self._submit(lambda: self._gather(requests)))
+        try:
+            await asyncio.wait({running})
+        finally:
+            running.cancel()  # when this call was cancelled; else it is done
+        return _result(running)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[Any]:
         """Run one request and yield vLLM's outputs as they grow (some are skipped when the reader is slow).
@@ -108,34 +116,30 @@ class EngineHost:
             async for output in self._outputs(request):
                 here.call_soon_threadsafe(ready.put_nowait, output)
 
-        async def pump() -> None:
-            last: Any = None
-            try:
-                await self._guard(feed())
-            except LlmrecError as error:
-                last = error
-            here.call_soon_threadsafe(ready.put_nowait, last)
+        def end(done: Future[None]) -> None:  # called however the work ends, also when it never began
+            with suppress(RuntimeError):  # the reader's loop is closed
+                here.call_soon_threadsafe(ready.put_nowait, done)
 
-        running = self._submit(pump())
+        running = self._submit(feed)
+        running.add_done_callback(end)
         try:
-            while (output := await ready.get()) is not None:
-                if isinstance(output, LlmrecError):
-                    raise output
+            while not isinstance(output := await ready.get(), Future):
                 yield output
+            _result(output)
         finally:
             running.cancel()
 
-    def _submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        if not self._finalizer.alive:
-            work.close()
-            raise ModelError("the vLLM engine is closed; load the model again")
-        return asyncio.run_coroutine_threadsafe(work, self._started.loop)
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        with self._started.closing:
+            if self._started.closed:
+                raise ModelError("the vLLM engine is closed; load the model again")
+            return asyncio.run_coroutine_threadsafe(self._guard(work), self._started.loop)
 
-    async def _guard(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Await work in the engine's loop, but not for ever: vLLM tells nobody when its process is killed."""
         death = self._started.death
         assert death is not None
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, so that nothing is logged
         try:
             either: set[asyncio.Future[Any]] = {task, death}
@@ -177,8 +181,27 @@ class EngineHost:
         except VLLMError as error:
             reason = error.__cause__ or error
             raise ModelError(f"the vLLM engine failed: {reason or type(reason).__name__}") from error
+        except Exception as error:  # not all that vLLM raises is one of its own errors
+            raise ModelError(f"the vLLM engine failed: {error!r}") from error
         finally:
             await outputs.aclose()
+
+
+def _result(done: Future[_T] | asyncio.Future[_T]) -> _T:
+    """What became of work in the engine's loop, nobody else having cancelled it.
+
+    Raises:
+        LlmrecError: always one of this package, whatever ended the work.
+    """
+    try:
+        return done.result()
+    except LlmrecError:
+        raise
+    except (CancelledError, asyncio.CancelledError):
+        closed = ModelError("the vLLM engine was closed; load the model again")
+    except Exception as error:
+        raise ModelError(f"the vLLM engine failed: {error!r}") from error
+    raise closed
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -238,6 +261,8 @@ def _shut_down(started: _Started) -> None:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
+    with started.closing:
+        started.closed = True
     if started.thread.is_alive():
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(stop(), started.loop).result(timeout=30)

@@ -209,7 +209,7 @@ def read_settings(spec: str | Path) -> VllmSettings:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return VllmSettings.model_validate(values)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the settings of a vLLM engine cannot be read from {str(path)!r}: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())

@@ -21,12 +21,13 @@ from typing import Any, cast
 from safetensors import SafetensorError
 
 from llmrec.errors import ConfigError, ModelNotFoundError, StorageError
-from llmrec.lm.pretrained import first_line, quiet
+from llmrec.lm.gguf import RECORD
+from llmrec.lm.pretrained import check_complete, first_line, quiet
 
 MAPPING = "vocabulary.json"
 _TOKENIZER = "tokenizer.json"
 _ID_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
-_COPIED_SUFFIXES = {".md", ".txt", ".html", ".jinja"}
+_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "*.md", "*.html", "*.jinja", RECORD)
 
 
 def cut_vocabulary(
@@ -57,9 +58,10 @@ def cut_vocabulary(
 
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
+    n_before, named = _shape(folder)
     say("reading the texts")
-    used = _tokens_of(tokenizer, texts)
-    kept = kept_ids(spec, used)
+    used = {token for token in _tokens_of(tokenizer, texts) | named if token < n_before}
+    kept = [token for token in kept_ids(spec, used) if token < n_before]  # some tokenizers have more than the model
     say(f"cutting {len(spec['model']['vocab']):,} tokens to {len(kept):,}")
     partial = out.with_name(out.name + ".partial")
     try:
@@ -68,11 +70,11 @@ def cut_vocabulary(
         tokenizer.save_pretrained(partial)
         text = json.dumps(cut_spec(spec, kept), ensure_ascii=False)
         (partial / _TOKENIZER).write_text(text, encoding="utf-8")
-        n_before = _write_model(folder, partial, kept)
+        _write_model(folder, partial, kept)
         mapping = {"n_before": n_before, "old_ids": kept}
         (partial / MAPPING).write_text(json.dumps(mapping) + "\n", encoding="utf-8")
-        for file in folder.iterdir():
-            if file.suffix in _COPIED_SUFFIXES and not (partial / file.name).exists():
+        for file in _companions(folder):
+            if not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
         partial.rename(out)
     except (OSError, SafetensorError) as error:
@@ -80,6 +82,31 @@ def cut_vocabulary(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {"tokens_before": n_before, "tokens": len(kept)}
+
+
+def _companions(folder: Path) -> list[Path]:
+    """Licence texts and records that belong to the weights."""
+    record = folder / RECORD
+    names = json.loads(record.read_text(encoding="utf-8")).get("licence_files", []) if record.exists() else []
+    found = {file for pattern in (*_COPIED, *names) for file in folder.glob(pattern)}
+    return sorted(file for file in found if file.is_file())
+
+
+def _shape(folder: Path) -> tuple[int, set[int]]:
+    """Rows of the embedding, and the ids that the model's settings name (begin, end, padding)."""
+    from transformers import AutoConfig, GenerationConfig
+
+    with quiet():
+        config = AutoConfig.from_pretrained(folder)
+        sources: list[Any] = [config, config.get_text_config()]
+        if (folder / "generation_config.json").exists():
+            sources.append(GenerationConfig.from_pretrained(folder))
+    named: set[int] = set()
+    for source in sources:
+        for name in _ID_SETTINGS:
+            value = getattr(source, name, None)
+            named.update(value if isinstance(value, list) else [] if value is None else [value])
+    return int(config.get_text_config().vocab_size), named
 
 
 def old_ids(folder: Path) -> list[int]:
@@ -177,7 +204,7 @@ def cut_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     new = {old: index for index, old in enumerate(kept)}
     vocabulary = {text: new[old] for text, old in spec["model"]["vocab"].items() if old in new}
     merges = [list(pair) for pair in _merges(spec) if all(p in vocabulary for p in (*pair, pair[0] + pair[1]))]
-    added = [{**token, "id": new[token["id"]]} for token in spec.get("added_tokens", [])]
+    added = [{**token, "id": new[token["id"]]} for token in spec.get("added_tokens", []) if token["id"] in new]
     cut = {**spec, "model": {**spec["model"], "vocab": vocabulary, "merges": merges}, "added_tokens": added}
     cut["post_processor"] = _renumbered(spec.get("post_processor"), new)
     return cut
@@ -200,17 +227,17 @@ def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
     return changed
 
 
-def _write_model(folder: Path, out: Path, kept: Sequence[int]) -> int:
-    """Write the cut weights; returns the number of rows before."""
+def _write_model(folder: Path, out: Path, kept: Sequence[int]) -> None:
+    """Write the cut weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+            model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelNotFoundError(f"the model in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    n_before = int(model.get_input_embeddings().weight.shape[0])
+    check_complete(info, f"the model in {str(folder)!r}")
     rows = torch.tensor(kept)
     new = {old: index for index, old in enumerate(kept)}
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -220,12 +247,13 @@ def _write_model(folder: Path, out: Path, kept: Sequence[int]) -> int:
         model.get_input_embeddings().weight.copy_(whole_in)
         if not tied:
             model.get_output_embeddings().weight.copy_(whole_out)
-    for config in (model.config, model.config.get_text_config(), model.generation_config):
+    configs = (model.config, model.config.get_text_config(), model.generation_config)
+    for config in {id(one): one for one in configs}.values():  # often two are one
         for name in _ID_SETTINGS:
             value = getattr(config, name, None)
             if isinstance(value, list):
-                setattr(config, name, [new[old] for old in value if old in new])
+                setattr(config, name, [new[old] for old in value])
             elif value is not None:
-                setattr(config, name, new.get(value))
-    model.save_pretrained(out)
-    return n_before
+                setattr(config, name, new[value])
+    with quiet():
+        model.save_pretrained(out)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmrec.errors import OutputError
 from llmrec.lm.protocol import Completion, Constraint, LanguageModel, Sampling, ToolCall
 from llmrec.roles import planner, understand
 from llmrec.roles.planner import PlanForm
@@ -95,7 +96,12 @@ class GrammarBrain:
     ) -> list[ToolCall]:
         """One call at a time, with arguments from the request."""
         answer = await self._fill(planner.prompt(plan), planner.constraint(plan), seed, log)
-        call = planner.parse(answer.text)
+        try:
+            call = planner.parse(answer.text)
+        except OutputError:
+            if log is not None:
+                log.calls_asked += 1
+            raise
         if log is not None:
             log.calls_asked += call is not None
         return [] if call is None else [call]

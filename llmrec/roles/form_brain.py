@@ -23,11 +23,12 @@ from llmrec.roles.choices import json_text
 from llmrec.roles.planner import PlanForm
 from llmrec.roles.planner_schema import plan_schema, read_plan
 from llmrec.roles.request import Request
-from llmrec.roles.turn_log import TurnLog
+from llmrec.roles.turn_log import TurnLog, is_valid
 from llmrec.roles.understand import Form
 from llmrec.tools.base import Tool, function_schema
 
 _FORM_TOKENS = 200
+_PLAN_TOKENS = 400
 _PROSE_TOKENS = 70
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -62,7 +63,7 @@ class FormBrain:
         found = [{"words": one.words, "label": one.label} for one in blank.found]
         asked = render("agent/chat_understand_message", message=blank.message, before=before, found=found)
         messages = [_system("agent/form_understand", noun=self._noun), _user(asked)]
-        answer = await self._ask(messages, understand.schema(blank), seed, log)
+        answer = await self._ask(messages, understand.schema(blank), seed, log, most=_FORM_TOKENS)
         return understand.parse(blank, _filled(blank, answer, log))
 
     async def calls(
@@ -75,8 +76,15 @@ class FormBrain:
         messages = [_system("agent/form_plan", noun=self._noun, tools=list(plan.tools)), _user(_plan_request(plan))]
         if "json_schema" not in self._lm.capabilities.constraints:
             return await self._free_calls(messages, tools, seed, log)
-        answer = await self._ask(messages, plan_schema(plan), seed, log)
-        calls = read_plan(answer.text)
+        schema = plan_schema(plan)
+        if schema is None:  # none of the role's tools fits this request; the ranking fills the slate
+            return []
+        answer = await self._ask(messages, schema, seed, log, most=_PLAN_TOKENS)
+        try:
+            calls = read_plan(answer.text)
+        except OutputError:
+            log.calls_asked += 1
+            raise
         log.calls_asked += len(calls)
         return calls
 
@@ -92,9 +100,11 @@ class FormBrain:
         log.answered(answer)
         return _whole_sentences(answer)
 
-    async def _ask(self, messages: Sequence[Message], schema: dict[str, Any], seed: int, log: TurnLog) -> Completion:
+    async def _ask(
+        self, messages: Sequence[Message], schema: dict[str, Any], seed: int, log: TurnLog, *, most: int
+    ) -> Completion:
         held = "json_schema" in self._lm.capabilities.constraints
-        sampling = Sampling(max_tokens=_FORM_TOKENS, temperature=0.0, seed=seed)
+        sampling = Sampling(max_tokens=most, temperature=0.0, seed=seed)
         form = Constraint("json_schema", schema) if held else None
         answer = (await self._lm.generate(messages, sampling=sampling, constraint=form, adapter=self._adapter))[0]
         log.answered(answer)
@@ -104,12 +114,12 @@ class FormBrain:
         self, messages: Sequence[Message], tools: Mapping[str, Tool], seed: int, log: TurnLog
     ) -> list[ToolCall]:
         schemas = [function_schema(tool) for tool in tools.values()]
-        sampling = Sampling(max_tokens=_FORM_TOKENS, temperature=0.0, seed=seed)
+        sampling = Sampling(max_tokens=_PLAN_TOKENS, temperature=0.0, seed=seed)
         answer = (await self._lm.generate(messages, sampling=sampling, tools=schemas, adapter=self._adapter))[0]
         parsed = toolcalls.parse(answer.raw or answer.text, fenced=True, tools=schemas)
         log.answered(replace(answer, repairs=parsed.repairs))
         log.calls_asked += len(parsed.calls) + len(parsed.broken)
-        log.calls_repaired += len(parsed.calls) if parsed.repairs else 0
+        log.calls_repaired += sum(is_valid(tools, call) for call in parsed.calls) if parsed.repairs else 0
         if not parsed.calls:
             log.calls_asked += not parsed.broken
             raise OutputError(f"the model wrote no tool call that could be read, got {answer.text[:200]!r}")
@@ -140,6 +150,8 @@ def _plan_request(plan: PlanForm) -> str:
 
 def _filled(blank: Form, answer: Completion, log: TurnLog) -> str:
     """The answer as the compact JSON that `understand.parse` reads; what had to be mended is recorded."""
+    if answer.finish_reason == "length":
+        raise OutputError(f"the form was cut at {answer.n_tokens} tokens, got {answer.text[:200]!r}")
     found = read_object(answer.text)
     if found is None:
         raise OutputError(f"not JSON, got {answer.text[:200]!r}")
@@ -150,6 +162,13 @@ def _filled(blank: Form, answer: Completion, log: TurnLog) -> str:
     if "turn" in missing:
         raise OutputError(f"the form has no turn, got {answer.text[:200]!r}")
     log.mended(("missing field",) * len(missing))
+    if "query" in fields and fields["query"] not in ("", *blank.spans):  # words that are not the user's
+        log.mended(("unknown query",))
+        fields = {**fields, "query": ""}
+    allowed = {"want", "avoid", "ignore", "like", "dislike", "seen"}
+    wrong = [name for name in labels if name in fields and fields[name] not in allowed]
+    if wrong:
+        raise OutputError(f"{wrong[0]!r} must be one of {', '.join(sorted(allowed))}, got {fields[wrong[0]]!r}")
     absent = dict.fromkeys(labels, "ignore") | {"query": ""}
     return json_text({name: fields.get(name, absent.get(name)) for name in ("turn", *labels, "query")})
 

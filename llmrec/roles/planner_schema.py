@@ -17,9 +17,11 @@ MAX_PLANNED = 3
 """Calls of one answer."""
 
 
-def plan_schema(plan: PlanForm) -> dict[str, Any]:
-    """``{"calls": [...]}``: one to `MAX_PLANNED` calls with arguments from the request."""
+def plan_schema(plan: PlanForm) -> dict[str, Any] | None:
+    """``{"calls": [...]}``: one to `MAX_PLANNED` calls with arguments from the request; None where no tool fits it."""
     variants = [_call(name, fields) for name, fields in _variants(plan) if name in plan.tools]
+    if not variants:
+        return None
     calls = {"type": "array", "items": {"anyOf": variants}, "minItems": 1, "maxItems": MAX_PLANNED}
     return _object({"calls": calls})
 

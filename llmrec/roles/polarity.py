@@ -33,9 +33,17 @@ _REFUSING = "|".join(
     ]
 )
 _WANTING = re.compile(
-    r"\b(?:nothing but|not (?:only|just|necessarily)|no(?:t a)? problem with|why not|not mind|n['’]?t mind)[^.;!?]*$",
+    r"(?:\b(?:(?:nothing|anything) (?:but|except|other than|like)|not (?:only|just|necessarily)|no(?:t a)? problem with"
+    r"|why not|not mind)|n['’]?t mind)[^.,;!?]*$",
     re.IGNORECASE,
 )
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|nothing|neither|no (?:need|reason|point) to)|n['’]t|\bcannot)"
+    r"(?: (?!(?:but|and|or)\b)[\w'’]+){0,2} ?$",
+    re.IGNORECASE,
+)
+"""Before refusing words it turns them round: "I can't get enough of", "don't avoid"."""
+_INSTEAD = re.compile(r"\b(?:instead of|rather than)\b", re.IGNORECASE)
 _CONNECTING = r"(?:a|an|any|the|all|more|of|too|much|that|those|these|kind|sort|stuff|with|by|from|about|in|starring)"
 _REFUSED = re.compile(rf"(?:^|[^\w'’])(?:{_REFUSING})(?:\s+{_CONNECTING})*\s+$", re.IGNORECASE)
 _AWAY = re.compile(r"\s*(?:films?|movies?|ones?|items?|products?)?\s*(?:away|out)\b", re.IGNORECASE)
@@ -53,13 +61,36 @@ def refused(message: str, found: Sequence[Found]) -> tuple[Found, ...]:
     for place, span in enumerate(spans):
         before = message[: span[0]]
         kept_away = re.search(r"\bkeep(?: the| any)?\s+$", before) and _AWAY.match(message[span[1] :])
-        if (_REFUSED.search(before) or kept_away) and not _WANTING.search(before):
-            sure.update(_list_from(message, spans[place:]))
+        if (_refuses(before) or kept_away) and not _wants(before):
+            alone = _INSTEAD.search(before) is not None  # "rather than drama, comedy": what follows is wanted
+            sure.update(spans[place : place + 1] if alone else _list_from(message, spans[place:]))
     return tuple(one for one in values if (one.start, one.end) in sure)
 
 
+def _refuses(before: str) -> bool:
+    """Whether the text ends in refusing words that nothing turns round."""
+    hit = _REFUSED.search(before)
+    if hit is None:
+        return False
+    start = hit.start() if before[hit.start()].isalpha() else hit.start() + 1
+    return _DENIED.search(before[:start].rstrip()) is None
+
+
+def _wants(before: str) -> bool:
+    """Whether words like "nothing but" make the refusing words a wish; "anything but" is a refusal."""
+    hit = _WANTING.search(before)
+    if hit is None:
+        return False
+    words = hit[0].lower()
+    denied = _DENIED.search(before[: hit.start()].rstrip()) is not None
+    return denied if words.startswith("anything") else True
+
+
 def _list_from(message: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first span, and those that are listed with it; commas list only where "or" ends the list."""
+    """The first span, and those that are listed with it.
+
+    Commas list only where "or" or "nor" ends the list: in "no horror, comedy and romance" the rest is wanted.
+    """
     listed = [spans[0]]
     waiting: list[tuple[int, int]] = []
     for span in spans[1:]:
@@ -67,11 +98,26 @@ def _list_from(message: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int
         match = _LISTED.match(message[last[1] : span[0]])
         if match is None:
             break
+        word = match["word"].lower()
+        if word == "and" and (waiting or "," in match[0]):
+            break
         waiting.append(span)
-        if match["word"] != ",":
+        if word != ",":
             listed += waiting
             waiting = []
     return listed
+
+
+def without_refused(message: str, found: Sequence[Found]) -> str:
+    """The message without the clauses that refuse something; "" when nothing else is left."""
+    spans = [(one.start, one.end) for one in refused(message, found)]
+    kept, place = [], 0
+    for clause in re.split(r"(?<=[,.;!?])\s+|\s+(?=but\b)", message):
+        start = message.index(clause, place)
+        place = start + len(clause)
+        if not any(start <= span[0] < place for span in spans):
+            kept.append(clause)
+    return " ".join(kept).strip(" ,;")
 
 
 def corrected(request: Request, message: str, found: Sequence[Found]) -> tuple[Request, tuple[Wish, ...]]:

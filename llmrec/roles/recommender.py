@@ -21,6 +21,7 @@ from llmrec.roles.observation import Observation, Reply, Shown
 from llmrec.roles.ranking import completed, slate_of
 from llmrec.roles.request import Request, merged
 from llmrec.roles.turn_log import TurnLog, is_valid
+from llmrec.roles.understand import Form
 from llmrec.seeding import derive
 from llmrec.tools.base import ToolContext, ToolEvent, call
 from llmrec.tools.pool import Candidate, CandidatePool
@@ -142,7 +143,8 @@ class RecommenderNodes:
         for one in state["calls"][: self.config.max_calls - len(events)]:
             wanted = ToolCall(one["name"], one["arguments"])
             try:
-                pool, event = await call(self.tools, wanted, pool, context)
+                with log.step("tools"):
+                    pool, event = await call(self.tools, wanted, pool, context)
             except ToolError as error:
                 event = ToolEvent(wanted.name, dict(wanted.arguments), len(pool), len(pool), error=str(error))
                 log.calls_refused += is_valid(self.tools, wanted)
@@ -154,8 +156,9 @@ class RecommenderNodes:
         view, request = observation(state["view"]), Request(**state["request"])
         if request.smalltalk and not view.slate_required:
             return {"slate": [], "reasons": []}
-        context, notes = self._context(state), list(state["notes"])
-        pool, added = await completed(_pool(state), request, context, self.config.n, done=_events(state))
+        context, notes, log = self._context(state), list(state["notes"]), TurnLog.of(state["record"])
+        with log.step("tools"):
+            pool, added = await completed(_pool(state), request, context, self.config.n, done=_events(state))
         pool, remarks = slate_of(pool, request, context, self.config.n)
         catalogue = self.reader.catalogue
         return {
@@ -163,6 +166,7 @@ class RecommenderNodes:
             "reasons": [answer.reason(candidate, request, catalogue) for candidate in pool.candidates],
             "events": [*state["events"], *(asdict(event) for event in added)],
             "notes": [*notes, *remarks],
+            "record": log.plain(),
         }
 
     async def write(self, state: State) -> State:
@@ -229,14 +233,22 @@ class RecommenderNodes:
                 now = await self.brain.understand(blank, seed=self._seed(state, "understand", message), log=log)
         except OutputError as error:
             notes.append(f"the message could not be read ({error}); it was searched for as it is")
-            return understand.unread(message)
-        if self.config.polarity:
-            now, corrected = polarity.corrected(now, blank.message, blank.found)
-            log.corrections += [wish.text() for wish in corrected]
-            notes += [f"corrected: {wish.text()} read as refused" for wish in corrected]
+            return self._checked(understand.unread(message), blank, notes, log)
+        now = self._checked(now, blank, notes, log)
         if now.turn in ("new", "refine") and now == Request(turn=now.turn):
             notes.append("nothing in the message could be read; it was searched for as it is")
             return understand.unread(message)
+        return now
+
+    def _checked(self, now: Request, blank: Form, notes: list[str], log: TurnLog) -> Request:
+        """The reading, with everything avoided that the words of the message refuse."""
+        if not self.config.polarity:
+            return now
+        now, corrected = polarity.corrected(now, blank.message, blank.found)
+        log.corrections += [wish.text() for wish in corrected]
+        notes += [f"corrected: {wish.text()} read as refused" for wish in corrected]
+        if now.unread and corrected:  # words that refuse must not be searched for
+            return now.model_copy(update={"query": polarity.without_refused(blank.message, blank.found)})
         return now
 
     def _chat_view(self, state: State) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None
         )
     kind, _, rest = backbone.partition(":")
     if kind == "chat":
+        if config.brain == "grammar":
+            raise ConfigError(f"a chat model of a provider takes no grammars, got {backbone!r} with the style text")
         resources = resources_for(config, seed=seed, cache=cache)
         return resources, ChatBrain(chat_model(rest), resources, writes=config.prose)
     from llmrec.lm.loading import load_backbone

@@ -15,7 +15,7 @@ from llmrec.lm.protocol import Completion, ToolCall
 if TYPE_CHECKING:
     from llmrec.tools.base import Tool
 
-Step = Literal["understand", "plan", "prose"]
+Step = Literal["understand", "plan", "tools", "prose"]
 
 
 @dataclass

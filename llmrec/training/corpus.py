@@ -98,19 +98,23 @@ def histories(material: Material, rng: np.random.Generator) -> list[Example]:
         events = material.split.train.history(int(user))
         target = int(rng.integers(min(material.history_items, len(events) - 1), len(events)))
         window = flat_items(catalogue, events[max(0, target - material.history_items) : target])
-        learnt = [*_learnt_inside(history_prompt(window), window[1:])]
+        learnt = [*_learnt_inside(history_prompt(window), window)]
         examples.append((*learnt, Segment(as_data(catalogue.flat(int(events[target]))), True)))
     return examples
 
 
 def _learnt_inside(prompt: str, items: Sequence[str]) -> Iterator[Segment]:
-    """The prompt in segments, with these items (in their order) to be learnt."""
-    read = 0
-    for item in items:
-        start = prompt.index(f" {item}", read)
+    """A prompt over these items in segments; all of them but the first are to be learnt.
+
+    Learnt is what follows "Title:", which is the same for all: a tokenizer may have one token for the cue with it.
+    """
+    read, place = 0, prompt.index(items[0]) + len(items[0])
+    for item in items[1:]:
+        place = prompt.index(item, place) + len(item)
+        start = place - len(item.partition(":")[2])
         yield Segment(prompt[read:start], False)
-        read = start + len(item) + 1
-        yield Segment(prompt[start:read], True)
+        yield Segment(prompt[start:place], True)
+        read = place
     yield Segment(prompt[read:], False)
 
 

@@ -166,3 +166,23 @@ def test_objects_in_answers(text: str, value: dict[str, Any] | None, repairs: tu
     found = read_object(text)
     assert (None if found is None else found.value) == value
     assert found is None or found.repairs == repairs
+
+
+def test_several_objects_in_one_block_are_several_calls() -> None:
+    lines = '{"name": "search", "arguments": {"query": "sea"}}\n{"name": "search", "arguments": {"query": "ship"}}'
+    for raw in (f"```json\n{lines}\n```", f"<tool_call>\n{lines}\n</tool_call>", lines):
+        parsed = parse(raw, tools=TOOLS)
+        assert [dict(call.arguments) for call in parsed.calls] == [{"query": "sea"}, {"query": "ship"}]
+        assert parsed.broken == ()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"name": "search", "arguments": {"query": "sea", "n": 1',  # 1, 12 or 100
+        '{"name": "search", "arguments": {"query": }}',
+        "- search(query): finds items by words",
+    ],
+)
+def test_what_was_never_said_is_not_made_up(raw: str) -> None:
+    assert parse(raw, fenced=True, tools=TOOLS).calls == ()

@@ -111,6 +111,43 @@ def test_an_adapter_of_the_cut_model_fits_the_whole_one(folders: tuple[Path, Pat
     torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
 
 
+def test_end_tokens_that_no_text_uses_and_licences_are_kept(tmp_path: Path) -> None:
+    whole = save_tiny_model(tmp_path / "whole", texts=[*TEXTS, *OTHERS] * 20, seed=3)
+    config = json.loads((whole / "config.json").read_text())
+    spec = json.loads((whole / "tokenizer.json").read_text())
+    rare = max(spec["model"]["vocab"].values())  # an ordinary token, the last that was merged
+    (whole / "config.json").write_text(json.dumps({**config, "eos_token_id": rare}))
+    (whole / "LICENSE").write_text("terms")
+    (whole / "import.json").write_text(json.dumps({"licence_files": ["TERMS.rtf"]}))
+    (whole / "TERMS.rtf").write_text("more terms")
+    cut_vocabulary(whole, tmp_path / "cut", TEXTS)
+    assert old_ids(tmp_path / "cut")[json.loads((tmp_path / "cut" / "config.json").read_text())["eos_token_id"]] == rare
+    assert {"LICENSE", "TERMS.rtf", "import.json"} <= {file.name for file in (tmp_path / "cut").iterdir()}
+
+
+def test_tokens_that_the_model_has_no_row_for_are_left_out(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    whole = save_tiny_model(tmp_path / "whole", texts=TEXTS, seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(whole)
+    n_rows = len(tokenizer)
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(whole)
+    cut_vocabulary(whole, tmp_path / "cut", ["an <image> of a ship", *TEXTS])
+    assert max(old_ids(tmp_path / "cut")) < n_rows
+
+
+def test_a_model_without_one_of_its_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    whole = save_tiny_model(tmp_path / "whole", texts=TEXTS)
+    weights = load_file(whole / "model.safetensors")
+    weights.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelNotFoundError, match="1 weights are missing"):
+        cut_vocabulary(whole, tmp_path / "cut", TEXTS)
+
+
 def test_bad_input_is_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists"):
         cut_vocabulary(folders[0], folders[1], TEXTS)

@@ -70,7 +70,7 @@ async def test_a_turn_takes_three_answers_held_by_schemas(resources: Resources) 
     jsonschema.validate(json.loads(READ), lm.calls[0].constraint.value)  # type: ignore[union-attr]
     jsonschema.validate(json.loads(PLAN), lm.calls[1].constraint.value)  # type: ignore[union-attr]
     record = dict(reply.record)
-    assert set(record.pop("seconds")) == {"understand", "plan", "prose"}
+    assert set(record.pop("seconds")) == {"understand", "plan", "tools", "prose"}
     assert record.pop("tokens_written") > 0
     assert record == {
         "calls_asked": 1,
@@ -163,6 +163,7 @@ def test_the_plan_schema_offers_what_the_request_has(resources: Resources) -> No
 
     def takes(plan: dict[str, Any], *, history: bool = True, tools: tuple[str, ...] = ALL_TOOLS) -> bool:
         schema = plan_schema(plan_form(request, catalogue, history=history, tools=tools))
+        assert schema is not None
         return bool(jsonschema.Draft202012Validator(schema).is_valid({"calls": [plan]}))
 
     assert takes({"name": "search", "arguments": {"query": "bear", "where": ["genres!=Horror"]}})
@@ -191,3 +192,38 @@ def test_auto_takes_grammars_where_there_are_any() -> None:
     assert isinstance(brain_for(auto, engine([]), noun="film"), FormBrain)
     with pytest.raises(ConfigError, match="Lark"):
         brain_for(load_agent("recommender", brain="grammar").config, engine([]), noun="film")
+
+
+async def test_a_form_that_was_cut_counts_as_unread_and_refusals_still_hold(resources: Resources) -> None:
+    """What the model had written by then looks like a whole form once its end is mended."""
+    from llmrec.lm.protocol import Completion
+
+    cut = Completion('{"turn":"new","genres=Comedy":"want"', 0.0, 200, "length")
+    reply = await turn(resources, Engine([cut, PLAN, "Here."]), FUNNY, prose=False)
+    assert reply.request is not None
+    assert reply.request.unread
+    assert reply.request.avoid == (HORROR,)
+    assert any("cut at 200 tokens" in note for note in reply.notes)
+    catalogue = resources.dataset.catalogue
+    assert reply.slate
+    assert not any(HORROR.holds(catalogue, row) for row in reply.slate)
+
+
+async def test_a_plan_that_cannot_be_read_counts_as_a_call(resources: Resources) -> None:
+    reply = await turn(resources, engine([READ, '{"calls":[{"na', "x"], "json_schema"), FUNNY, prose=False)
+    assert reply.record["calls_asked"] >= 1
+    assert reply.record["calls_valid"] == 0
+    assert reply.slate
+
+
+async def test_words_that_the_user_did_not_say_are_not_searched_for(resources: Resources) -> None:
+    read = READ.replace('"query":""', '"query":"zombies on a ship"')
+    reply = await turn(resources, engine([read, PLAN], "json_schema"), FUNNY, prose=False)
+    assert reply.request is not None
+    assert reply.request.query == ""
+    assert reply.record["repairs"] == {"unknown query": 1}
+
+
+def test_no_schema_without_a_call_that_fits(resources: Resources) -> None:
+    form = plan_form(Request(turn="open"), resources.dataset.catalogue, history=False, tools=("search", "similar"))
+    assert plan_schema(form) is None

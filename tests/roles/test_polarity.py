@@ -41,6 +41,13 @@ def refused(reader: Reader, message: str) -> list[str]:
         ("anything but horror", ["Horror"]),
         ("keep horror away from me", ["Horror"]),
         ("a comedy, not a horror film", ["Horror"]),
+        ("rather than horror, crime or comedy", ["Horror"]),
+        ("no horror, comedy and crime please", ["Horror"]),
+        ("without crime, and comedy please", ["Crime"]),
+        ("why not a comedy, but no horror please", ["Horror"]),
+        ("not only comedy, but nothing with horror", ["Horror"]),
+        ("I can't stand horror", ["Horror"]),
+        ("anything except horror", ["Horror"]),
     ],
 )
 def test_refusals(reader: Reader, message: str, expected: list[str]) -> None:
@@ -60,6 +67,16 @@ def test_refusals(reader: Reader, message: str, expected: list[str]) -> None:
         "I have no time, a short horror film",
         "I hate waiting; horror please",
         "there is no film I love like a good horror",
+        "I can't get enough of horror",
+        "there is not enough horror",
+        "I don't hate horror",
+        "I'm not tired of comedy yet",
+        "please don't leave out horror",
+        "no reason to skip horror",
+        "I don't want anything but horror",
+        "nothing except horror",
+        "there is nothing like horror",
+        "I don't mind horror",
     ],
 )
 def test_no_refusals(reader: Reader, message: str) -> None:
@@ -81,3 +98,10 @@ def test_a_right_reading_stays(reader: Reader) -> None:
     read = Request(want=(COMEDY,), avoid=(HORROR,))
     assert polarity.corrected(read, blank.message, blank.found) == (read, ())
     assert polarity.corrected(Request(want=(CRIME,)), "crime", ()) == (Request(want=(CRIME,)), ())
+
+
+def test_a_message_that_could_not_be_read_is_searched_for_without_what_it_refuses(reader: Reader) -> None:
+    blank = understand.form("a comedy please, but no horror. Soon.", reader)
+    assert polarity.without_refused(blank.message, blank.found) == "a comedy please, Soon."
+    alone = understand.form("no horror please", reader)
+    assert polarity.without_refused(alone.message, alone.found) == ""

@@ -14,7 +14,7 @@ from llmrec.data.splits import Split
 from llmrec.retrieval.calrec import flat_items, history_prompt
 from llmrec.roles.user import decision_examples
 from llmrec.seeding import rng
-from llmrec.training.corpus import BUILDERS, Material, build
+from llmrec.training.corpus import BUILDERS, Material, _learnt_inside, build
 from llmrec.training.examples import IGNORED, Segment, completion_example, encode, fits, plain_text, supervised_tokens
 
 
@@ -73,13 +73,22 @@ def test_histories_are_a_prompt_and_its_target_with_every_item_but_the_first_lea
     films: Dataset, films_split: Split, tokenizer: Any
 ) -> None:
     for example in build("histories", Material(films, films_split, 6), rng(0, "histories"))[:200]:
-        text, learnt = plain_text(example), [segment.text.strip() for segment in example if segment.learn]
+        text, learnt = plain_text(example), [segment.text for segment in example if segment.learn]
         first, *items = (
             text.removeprefix("One user's items, oldest first. First: ").replace("Next:\n", "Next: ").split("\nNext: ")
         )
-        assert learnt == items
+        assert learnt == [*(item.removeprefix("Title:") for item in items[:-1]), items[-1]]
         assert history_prompt([first, *items[:-1]]) + items[-1] == text
         assert encode(example, tokenizer).input_ids[:-1] == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_histories_learn_the_item_that_is_meant() -> None:
+    """A repeated item, and one whose text begins as the one before it."""
+    for items in (["Title: Soap", "Title: Soap", "Title: Brush"], ["Title: Soap Bar", "Title: Soap", "Title: Brush"]):
+        segments = [*_learnt_inside(history_prompt(items), items)]
+        assert "".join(segment.text for segment in segments) == history_prompt(items)
+        assert [segment.text for segment in segments if segment.learn] == [" Soap", " Brush"]
+        assert segments[0].text.endswith(f"First: {items[0]}\nNext: Title:")
 
 
 def test_decision_prompts_are_prefixes_in_tokens(films: Dataset, films_split: Split, tokenizer: Any) -> None:

@@ -42,6 +42,16 @@ def test_the_folder_answers_as_the_model_did(file: Path, tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_file_without_one_of_its_weights_is_refused(file: Path, tmp_path: Path) -> None:
+    """transformers would draw the missing weights at random and say nothing that a program sees."""
+    from llmrec.lm.gguf import import_gguf
+
+    (tmp_path / "odd.gguf").write_bytes(file.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight"))
+    with pytest.raises(ModelNotFoundError, match=r"1 weights are missing, .*q_proj"):
+        import_gguf(tmp_path / "odd.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_a_truncated_file_is_told(file: Path, tmp_path: Path, share: float) -> None:
     from llmrec.lm.gguf import import_gguf
