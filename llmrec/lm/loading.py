@@ -74,6 +74,6 @@ def _endpoint(where: str, adapters: Mapping[str, Path]) -> LanguageModel:
             f"adapters of an endpoint are those that its server was started with, got {', '.join(adapters)}; start the "
             "server with them and leave them out here"
         )
-    from llmrec.lm.endpoint import EndpointLM
+    from llmrec.lm.endpoint.engine import EndpointLM
 
     return EndpointLM.connect(where)

@@ -1,20 +1,27 @@
-"""What of the vLLM engine can be seen without vLLM: settings, checks before the start, and how to get it."""
+"""What of the vLLM engine can be seen without vLLM: settings, checks before the start, how to get it, its thread."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import re
 import sys
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError
-from llmrec.lm import vllm_setup
+from llmrec.errors import ConfigError, MissingDependencyError, ModelError, ModelNotFoundError
+from llmrec.lm import vllm_host, vllm_setup
 from llmrec.lm.loading import load_backbone
+from llmrec.lm.vllm_host import EngineHost, EngineRequest
 from llmrec.lm.vllm_setup import (
     VllmSettings,
     check_device,
@@ -73,6 +80,9 @@ def test_wrong_settings_are_named(tmp_path: Path, text: str, message: str) -> No
         read_settings(_settings(tmp_path, text))
     with pytest.raises(ConfigError, match="nowhere"):
         read_settings(tmp_path / "nowhere.yaml")
+    (tmp_path / "latin.yaml").write_bytes("model: caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"cannot be read from .*latin\.yaml"):
+        read_settings(tmp_path / "latin.yaml")
 
 
 def test_a_device_that_vllm_was_not_built_for_is_refused() -> None:
@@ -134,3 +144,148 @@ def test_the_text_side_of_a_model(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folders.base / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ModelNotFoundError, match="tokenizer"):
         load_text(str(tmp_path))
+
+
+# ---- the thread that owns an engine, with an engine of a few lines in vLLM's place
+
+
+class Engine:
+    """Writes 1, then does what it is told."""
+
+    def __init__(self, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._then = then
+        self.errored, self.working = False, 0
+
+    async def generate(self, prompt: Any, params: Any, *, request_id: str, lora_request: Any) -> AsyncIterator[int]:
+        self.working += 1
+        try:
+            yield 1
+            await self._then()
+            yield 2
+        finally:
+            self.working -= 1
+
+    def shutdown(self) -> None:
+        return
+
+
+async def _fail() -> None:
+    raise RuntimeError("boom")
+
+
+async def _work() -> None:
+    await asyncio.sleep(600)
+
+
+Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], tuple[EngineHost, Engine]]
+REQUEST = EngineRequest((1, 2), None)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts a host; the names that it imports from vLLM are there."""
+    exceptions, inputs = ModuleType("vllm.exceptions"), ModuleType("vllm.inputs.engine")
+    vars(exceptions).update(VLLMError=OSError, VLLMClientError=FileNotFoundError)
+    vars(inputs).update(tokens_input=lambda tokens: tokens)
+    for name in ("vllm", "vllm.inputs"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
+    monkeypatch.setitem(sys.modules, "vllm.inputs.engine", inputs)
+    hosts: list[EngineHost] = []
+
+    def started(then: Callable[[], Coroutine[Any, Any, None]]) -> tuple[EngineHost, Engine]:
+        engine = Engine(then)
+
+        async def start_engine(state: Any, arguments: Mapping[str, Any]) -> None:
+            state.engine, state.death = engine, asyncio.get_running_loop().create_future()
+
+        async def load(engine: Any, adapters: Any) -> Mapping[str, Any]:
+            return {}
+
+        monkeypatch.setattr(vllm_host, "_start", start_engine)
+        monkeypatch.setattr(vllm_host, "_load", load)
+        hosts.append(EngineHost({}, {}))
+        return hosts[-1], engine
+
+    yield started
+    for host in hosts:
+        host.close()
+
+
+async def _stream(host: EngineHost) -> None:
+    async for output in host.stream(REQUEST):
+        assert output == 1
+
+
+async def _run(host: EngineHost) -> None:
+    await host.run([REQUEST, REQUEST])
+
+
+@pytest.mark.parametrize("call", [_stream, _run])
+def test_whatever_an_engine_raises_is_a_model_error(
+    start: Start, call: Callable[[EngineHost], Coroutine[Any, Any, None]]
+) -> None:
+    host, engine = start(_fail)
+    with pytest.raises(ModelError, match=r"vLLM engine failed: RuntimeError\('boom'\)"):
+        asyncio.run(asyncio.wait_for(call(host), 5))
+    assert not engine.working
+
+
+@pytest.mark.parametrize("call", [_stream, _run])
+def test_what_fails_outside_of_the_engine_is_a_model_error_too(
+    start: Start, call: Callable[[EngineHost], Coroutine[Any, Any, None]]
+) -> None:
+    host, _ = start(_work)
+    host._started.engine = SimpleNamespace(shutdown=lambda: None)  # has no generate
+    with pytest.raises(ModelError, match=r"vLLM engine failed: AttributeError"):
+        asyncio.run(asyncio.wait_for(call(host), 5))
+
+
+@pytest.mark.parametrize("call", [_stream, _run])
+def test_a_call_under_way_ends_when_the_engine_is_closed(
+    start: Start, call: Callable[[EngineHost], Coroutine[Any, Any, None]]
+) -> None:
+    host, engine = start(_work)
+
+    async def close_meanwhile() -> None:
+        task = asyncio.create_task(call(host))
+        while not engine.working:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(host.close)
+        await asyncio.wait_for(task, 5)
+
+    with pytest.raises(ModelError, match="vLLM engine was closed; load the model again"):
+        asyncio.run(close_meanwhile())
+
+
+@pytest.mark.parametrize("call", [_stream, _run])
+def test_a_closed_engine_refuses_and_leaves_nothing_unawaited(
+    start: Start, call: Callable[[EngineHost], Coroutine[Any, Any, None]]
+) -> None:
+    host, _ = start(_work)
+    host.close()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(ModelError, match="vLLM engine is closed; load the model again"):
+            asyncio.run(asyncio.wait_for(call(host), 5))
+        gc.collect()
+    assert not [str(warning.message) for warning in seen if "never awaited" in str(warning.message)]
+
+
+@pytest.mark.parametrize("call", [_stream, _run])
+def test_a_call_that_is_cancelled_is_cancelled_in_the_engine(
+    start: Start, call: Callable[[EngineHost], Coroutine[Any, Any, None]]
+) -> None:
+    host, engine = start(_work)
+
+    async def abandon() -> None:
+        task = asyncio.create_task(call(host))
+        while not engine.working:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while engine.working:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(abandon(), 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,17 @@ from llmrec.errors import BudgetError
 from llmrec.lm.endpoint.settings import BudgetSettings
 
 _FIRST_TOKENS_PER_BYTE = 0.4  # English is near 0.25; corrected upwards by what the server counts
+_LONG_BYTES = 400  # in shorter prompts most tokens may be the chat template's: they tell an offset and no rate
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A running count. Calls that failed count as requests without tokens."""
+    """A running count.
+
+    A call whose usage the server did not tell (given up, cancelled, failed there) counts with what it may have used at
+    most, a stream that was left with its prompt and the pieces seen. A call that the server refused counts as a request
+    without tokens.
+    """
 
     requests: int = 0
     input_tokens: int = 0
@@ -36,9 +43,17 @@ class Usage:
 class Reservation:
     """What a call under way may cost at most."""
 
-    tokens: float
+    prompt: float
+    """Tokens of the prompt, known or estimated."""
+    max_tokens: int
+    """Most new tokens."""
     cost: float
     n_bytes: int
+
+    @property
+    def tokens(self) -> float:
+        """Read and written."""
+        return self.prompt + self.max_tokens
 
 
 class Meter:
@@ -54,7 +69,7 @@ class Meter:
         self._lock = threading.Lock()
         self._usage = Usage()
         self._held_tokens = self._held_cost = 0.0
-        self._tokens_per_byte = _FIRST_TOKENS_PER_BYTE
+        self._tokens_per_byte, self._overhead = _FIRST_TOKENS_PER_BYTE, 0.0
 
     @property
     def usage(self) -> Usage:
@@ -74,22 +89,38 @@ class Meter:
             BudgetError: the budget does not allow it.
         """
         with self._lock:
-            prompt = n_tokens + n_bytes * self._tokens_per_byte
-            held = Reservation(prompt + max_tokens, self._cost(prompt, 0, max_tokens), n_bytes)
+            prompt = n_tokens + (self._overhead + n_bytes * self._tokens_per_byte if n_bytes else 0.0)
+            held = Reservation(prompt, max_tokens, self._cost(prompt, 0, max_tokens), n_bytes)
             self._check(held)
             self._held_tokens += held.tokens
             self._held_cost += held.cost
             return held
 
-    def settle(self, held: Reservation, usage: Mapping[str, Any] | None, *, retries: int) -> None:
-        """Count a finished call in place of its reservation.
+    def settle(
+        self, held: Reservation, usage: Mapping[str, Any] | None, *, retries: int, written: int | None = None
+    ) -> None:
+        """Count a call that reached the model in place of its reservation.
 
         Args:
             held: what was set aside.
-            usage: as the server reports it (OpenAI form); None for a call that failed.
+            usage: as the server reports it (OpenAI form); None where it did not, so that the call counts as its
+                reservation.
             retries: how often it was made again.
+            written: new tokens that were seen, for a call without usage that cannot have made many more.
         """
-        read, cached, written = counts(usage or {})
+        if usage is None:
+            new = held.max_tokens if written is None else min(written, held.max_tokens)
+            self._count(held, (math.ceil(held.prompt), 0, new), retries)
+        else:
+            self._count(held, counts(usage), retries)
+            self._learn(held.n_bytes, counts(usage)[0])
+
+    def release(self, held: Reservation, *, retries: int) -> None:
+        """Count a call that never reached the model: a request without tokens."""
+        self._count(held, (0, 0, 0), retries)
+
+    def _count(self, held: Reservation, used: tuple[int, int, int], retries: int) -> None:
+        read, cached, written = used
         with self._lock:
             self._held_tokens -= held.tokens
             self._held_cost -= held.cost
@@ -102,8 +133,13 @@ class Meter:
                 cost=before.cost + self._cost(read, cached, written),
                 retries=before.retries + retries,
             )
-            if held.n_bytes:
-                self._tokens_per_byte = max(self._tokens_per_byte, read / held.n_bytes)
+
+    def _learn(self, n_bytes: int, read: int) -> None:
+        with self._lock:
+            if n_bytes >= _LONG_BYTES:
+                self._tokens_per_byte = min(1.0, max(self._tokens_per_byte, read / n_bytes))
+            elif n_bytes:
+                self._overhead = max(self._overhead, read - n_bytes * self._tokens_per_byte)
 
     def _cost(self, read: float, cached: float, written: float) -> float:
         price_read = self._settings.price_per_million_input or 0.0
@@ -129,7 +165,12 @@ class Meter:
 
 
 def counts(usage: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(prompt tokens, cached ones among them, new tokens) of a usage object in OpenAI form."""
-    details = usage.get("prompt_tokens_details") or {}
-    read = int(usage.get("prompt_tokens") or 0)
-    return read, min(int(details.get("cached_tokens") or 0), read), int(usage.get("completion_tokens") or 0)
+    """(prompt tokens, cached ones among them, new tokens) of a usage object in OpenAI form; 0 for what is no number."""
+    details = usage.get("prompt_tokens_details")
+    cached = _number(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    read = _number(usage.get("prompt_tokens"))
+    return read, min(cached, read), _number(usage.get("completion_tokens"))
+
+
+def _number(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0

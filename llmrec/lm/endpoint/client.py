@@ -38,6 +38,8 @@ class _Outcome(NamedTuple):
     answer: Any = None
     error: LlmrecError | None = None
     retries: int = 0
+    free: bool = False
+    """Whether the model was certainly not asked."""
 
 
 class Client:
@@ -63,8 +65,10 @@ class Client:
     # ---- one client for each loop
 
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[_Open, None]:
+        options = self._options()  # refused keys before anything is opened
         http = openai.DefaultAsyncHttpxClient(verify=_certificates())
-        sdk = openai.AsyncOpenAI(**self._options(), http_client=http)
+        sdk = openai.AsyncOpenAI(**options, http_client=http)
+        _forget_the_environment(sdk)
         try:
             yield _Open(sdk, asyncio.Semaphore(self.settings.max_concurrency))
         finally:
@@ -88,7 +92,7 @@ class Client:
     def _options(self) -> JsonObject:
         return {
             "base_url": self.settings.base_url,
-            "api_key": self.settings.key(),
+            "api_key": self.settings.key_to_send(),
             "admin_api_key": "",  # else the SDK takes one from the environment
             "timeout": self.settings.timeout_s,
             "max_retries": self.settings.max_retries,
@@ -117,6 +121,7 @@ class Client:
         options = self._options() | ({} if retry else {"max_retries": 0})
         http = openai.DefaultHttpxClient(verify=_certificates())
         with openai.OpenAI(**options, http_client=http) as sdk:
+            _forget_the_environment(sdk)
             try:
                 if method == "get":
                     answer = sdk.get(self.url(path), cast_to=httpx2.Response, options=self._headers())
@@ -158,7 +163,10 @@ class Client:
             try:
                 outcome = await self._post(connection.sdk, path, body)
             finally:  # also when the call is cancelled
-                self.meter.settle(held, _usage(outcome.answer), retries=outcome.retries)
+                if outcome.free:
+                    self.meter.release(held, retries=outcome.retries)
+                else:
+                    self.meter.settle(held, _usage(outcome.answer), retries=outcome.retries)
         return _object(outcome)
 
     async def stream(self, path: str, body: Mapping[str, Any], *, max_tokens: int) -> AsyncGenerator[JsonObject, None]:
@@ -170,7 +178,7 @@ class Client:
         connection = await self._connection()
         async with connection.gate:
             held = self.meter.reserve(**_size(body), max_tokens=max_tokens)
-            usage, translated, chunks = None, None, None
+            usage, translated, chunks, seen, free = None, None, None, 0, False
             try:
                 chunks = await connection.sdk.post(
                     self.url(path),
@@ -181,14 +189,19 @@ class Client:
                     stream_cls=openai.AsyncStream[Any],
                 )
                 async for chunk in chunks:
-                    usage = chunk.get("usage") or usage
-                    yield chunk
+                    seen += 1
+                    usage = _usage(chunk) or usage
+                    yield _object(_Outcome(chunk))
             except openai.OpenAIError as error:
                 translated = faults.translate(error, self.settings, models=self.models)
+                free = faults.is_free(error)
             except ValueError:
                 translated = ModelError(f"{self.settings.base_url} sent a broken stream; look at the server's log")
             finally:
-                self.meter.settle(held, usage, retries=0)
+                if free:
+                    self.meter.release(held, retries=0)
+                else:
+                    self.meter.settle(held, usage, retries=0, written=seen)
                 if chunks is not None:
                     await chunks.close()
             if translated is not None:
@@ -199,7 +212,7 @@ class Client:
             response = await sdk.post(self.url(path), cast_to=httpx2.Response, body=dict(body), options=self._headers())
         except openai.OpenAIError as error:
             translated = faults.translate(error, self.settings, models=self.models)
-            return _Outcome(error=translated, retries=faults.retries_of(error))
+            return _Outcome(error=translated, retries=faults.retries_of(error), free=faults.is_free(error))
         retries = int(response.request.headers.get("x-stainless-retry-count", 0))
         try:
             return _Outcome(self._read(response), retries=retries)
@@ -215,6 +228,12 @@ class Client:
         raise ModelError(
             f"{self.settings.base_url} answered with {kind}, not with JSON: {said!r}; it is no OpenAI-compatible server"
         )
+
+
+def _forget_the_environment(sdk: openai.OpenAI | openai.AsyncOpenAI) -> None:
+    """Drop what the SDK reads from the environment for OpenAI's own service: it is no business of other servers."""
+    sdk.organization = sdk.project = None  # OPENAI_ORG_ID, OPENAI_PROJECT_ID
+    sdk._custom_headers = {}  # OPENAI_CUSTOM_HEADERS, which may hold keys
 
 
 def _object(outcome: _Outcome) -> JsonObject:
@@ -239,14 +258,15 @@ def _bytes(value: Any) -> int:
 
 
 def _usage(answer: Any) -> Mapping[str, Any] | None:
-    """The usage object of an answer; that of llama.cpp's own route is put in the same form."""
+    """The usage object of an answer; that of llama.cpp's own route is put in the same form; None where it has none."""
     if not isinstance(answer, dict):
         return None
     if "tokens_evaluated" in answer:
-        cached = (answer.get("timings") or {}).get("cache_n", 0)
+        timings = answer.get("timings")
         return {
             "prompt_tokens": answer["tokens_evaluated"],
-            "prompt_tokens_details": {"cached_tokens": cached},
+            "prompt_tokens_details": {"cached_tokens": timings.get("cache_n") if isinstance(timings, dict) else 0},
             "completion_tokens": answer.get("tokens_predicted", 0),
         }
-    return answer.get("usage")
+    usage = answer.get("usage")
+    return usage if isinstance(usage, dict) and usage else None

@@ -28,6 +28,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def scores(self) -> bool:
+        """Whether `score` can be answered, where the server generates at all."""
+        ...
+
+    @property
     def refuses_to_cut(self) -> bool:
         """Whether a call is refused whose prompt and `max_tokens` together pass the context."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -63,7 +63,9 @@ class EndpointLM:
     @property
     def capabilities(self) -> Capabilities:
         """What the server can do."""
-        verbs: set[Verb] = {"generate", "score"}
+        verbs: set[Verb] = set()
+        if self._server.generates:
+            verbs |= {"generate", "score"} if self._server.dialect.scores else {"generate"}
         if self._server.embedding_model is not None:
             verbs.add("embed")
         return Capabilities(
@@ -112,8 +114,8 @@ class EndpointLM:
             try:
                 answer = await self._ask(path, body, sampling, seed, constraint)
             except faults.PromptTooLong:
-                shorter = replace(sampling, max_tokens=await self._room(prompt, tools))
-                if not 1 <= shorter.max_tokens < sampling.max_tokens:
+                shorter = await self._that_fits(sampling, prompt, tools)
+                if shorter is None:
                     raise
                 answer = await self._ask(path, body, shorter, seed, constraint)
             return self._completion(wire.read_sample(answer), sampling, constraint, tools)
@@ -140,12 +142,9 @@ class EndpointLM:
         if sampling.n != 1:
             raise ConfigError(f"only one sample can be streamed, got n={sampling.n}")
         path, body = self._request(prompt, sampling, tools, constraint, adapter)
-        own = self._server.dialect.sampling(sampling, derive(sampling.seed, 0), chat=not isinstance(prompt, str))
-        options = {"stream": True, "stream_options": {"include_usage": True}}
         growing = Growing(sampling.stop)
         whole = self._server.dialect.wraps(constraint)
-        chunks = self._client.stream(path, {**body, **own, **options}, max_tokens=sampling.max_tokens)
-        async with aclosing(chunks):
+        async with aclosing(self._chunks(path, body, sampling, prompt, tools)) as chunks:
             async for chunk in chunks:
                 text = growing.feed(chunk)
                 if text and not whole:
@@ -164,6 +163,7 @@ class EndpointLM:
             BudgetError: the budget does not allow the calls.
             UserError: the server is down, or refuses key or model.
         """
+        self._check_generates()
         self._check_adapter(adapter)
         if isinstance(continuations, str):
             raise ConfigError("continuations must be a sequence of texts, got one text")
@@ -216,6 +216,7 @@ class EndpointLM:
         constraint: Constraint | None,
         adapter: str | None,
     ) -> tuple[str, dict[str, Any]]:
+        self._check_generates()
         self._check_adapter(adapter)
         check_sampling(sampling)
         dialect, chat = self._server.dialect, not isinstance(prompt, str)
@@ -246,11 +247,42 @@ class EndpointLM:
             said = str(error)
         raise ConfigError(f"a request with a {constraint.kind} constraint: {said}")
 
-    async def _room(self, prompt: str | Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
-        """New tokens that fit behind a prompt, where the server refuses to cut an answer at the context's end."""
+    async def _chunks(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        sampling: Sampling,
+        prompt: str | Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Chunks of a stream; one that is refused for its length is opened once more with what fits."""
+        once = self._open(path, body, sampling)
+        try:
+            async with aclosing(once):
+                async for chunk in once:
+                    yield chunk
+            return
+        except faults.PromptTooLong:  # a status of the answer, so that nothing has come yet
+            shorter = await self._that_fits(sampling, prompt, tools)
+            if shorter is None:
+                raise
+        async with aclosing(self._open(path, body, shorter)) as again:
+            async for chunk in again:
+                yield chunk
+
+    def _open(self, path: str, body: Mapping[str, Any], sampling: Sampling) -> AsyncGenerator[dict[str, Any], None]:
+        own = self._server.dialect.sampling(sampling, derive(sampling.seed, 0), chat="messages" in body)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        return self._client.stream(path, {**body, **own, **options}, max_tokens=sampling.max_tokens)
+
+    async def _that_fits(
+        self, sampling: Sampling, prompt: str | Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> Sampling | None:
+        """Less new tokens behind a prompt, where the server refuses to cut at the context's end; None: none fit."""
         if not self._server.dialect.refuses_to_cut or self.context is None:
-            return 0
-        return self.context - await self.prompt_tokens(prompt, tools)
+            return None
+        room = self.context - await self.prompt_tokens(prompt, tools)
+        return replace(sampling, max_tokens=room) if 1 <= room < sampling.max_tokens else None
 
     def _completion(
         self, sample: wire.Sample, sampling: Sampling, constraint: Constraint | None, tools: Sequence[Mapping[str, Any]]
@@ -258,6 +290,13 @@ class EndpointLM:
         found = wire.completion(sample, sampling, tools=tools)
         text = self._server.dialect.unwrap(found.text, constraint)
         return found if text == found.text else replace(found, text=text, raw=text)
+
+    def _check_generates(self) -> None:
+        if not self._server.generates:
+            raise UnsupportedError(
+                f"the server of {self.name!r} only embeds; start it with a model that writes and, for llama.cpp, "
+                "without --embeddings"
+            )
 
     def _check_adapter(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self._server.adapters:

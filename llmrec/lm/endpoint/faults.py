@@ -58,6 +58,13 @@ def translate(
     return ModelError(f"{url} failed: {clean(str(error), settings)}; look at the server's log")
 
 
+def is_free(error: openai.OpenAIError) -> bool:
+    """Whether the model was certainly not asked: nobody answered, or the server refused the request."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code < 500
+    return isinstance(error.__cause__, _UNREACHABLE)
+
+
 def times(error: openai.APIConnectionError | openai.APIStatusError) -> str:
     """How often a call was made: "5 times"."""
     n = 1 + retries_of(error)
@@ -77,6 +84,12 @@ def clean(text: str, settings: EndpointSettings) -> str:
         text = text.replace(key, "***")
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:300] + " ..."
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message; "none" where there are none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "none"
 
 
 def _down(settings: EndpointSettings, *, starting: bool) -> LlmrecError:
@@ -152,12 +165,14 @@ def _too_long(body: Mapping[str, Any], said: str) -> PromptTooLong:
 def _not_found(
     error: openai.APIStatusError, settings: EndpointSettings, said: str, models: Sequence[str]
 ) -> LlmrecError:
-    if "model" in said.lower():
-        known = ", ".join(models) or "none"
-        return ConfigError(f"{settings.base_url} has no such model: {said}; it has: {known}")
     path = error.request.url.path
-    if path.endswith("/chat/completions") or path.endswith("/models"):
-        return ConfigError(
-            f"{settings.base_url} has no {path} (status 404), so it is no OpenAI-compatible server; check base_url"
-        )
+    nowhere = ConfigError(
+        f"{settings.base_url} has no {path} (status 404), so it is no OpenAI-compatible server; check base_url"
+    )
+    if path.endswith("/models"):  # asked without naming a model, whatever words the answer has
+        return nowhere
+    if re.search(r"\bmodel\b", said, re.IGNORECASE):
+        return ConfigError(f"{settings.base_url} has no such model: {said}; it has: {some(models)}")
+    if path.endswith("/chat/completions"):
+        return nowhere
     return UnsupportedError(f"the server at {settings.base_url} has no {path} (status 404); use a server that has it")

@@ -43,6 +43,7 @@ class LlamaCpp:
     name = "llama.cpp"
     constraints: frozenset[ConstraintKind] = frozenset({"choice", "json_schema"})
     refuses_to_cut = False
+    scores = True
     one_after_another = True  # a prompt that one slot has read is free for the next sample, but not for other slots
 
     def __init__(self, adapters: Mapping[str, int]) -> None:
@@ -121,16 +122,18 @@ class LlamaCpp:
     ) -> list[int]:
         if not isinstance(prompt, str):
             body: dict[str, Any] = {"messages": wire.messages_for_wire(prompt)}
-            prompt = str(
-                (await client.ask("/apply-template", body | ({"tools": list(tools)} if tools else {})))["prompt"]
-            )
+            rendered = await client.ask("/apply-template", body | ({"tools": list(tools)} if tools else {}))
+            text = rendered.get("prompt")
+            if not isinstance(text, str):
+                raise ModelError("the server's /apply-template gave no prompt; update llama.cpp")
+            prompt = text
         return await self._tokens(client, prompt, start=True)
 
     async def _tokens(self, client: Client, text: str, *, start: bool) -> list[int]:
         if not text and not start:
             return []
         body = {"content": text, "add_special": start, "parse_special": True}
-        return [int(token) for token in (await client.ask("/tokenize", body))["tokens"]]
+        return wire.tokens_of(await client.ask("/tokenize", body))
 
     async def _next_logprobs(
         self, client: Client, common: Mapping[str, Any], tokens: Sequence[int], wanted: Sequence[int]
@@ -147,7 +150,7 @@ class LlamaCpp:
             if token not in found:
                 found |= await self._ask_next(client, body, forced=token, n_top=1)
             if token not in found:
-                (letter, *_) = await self._tokens(client, "a", start=False)
+                letter = next(iter(await self._tokens(client, "a", start=False)), wanted[0])
                 found |= await self._ask_next(client, body, forced=letter, n_top=_ALL)
             if token not in found:
                 raise ModelError(f"the server gives no log-probability of token {token}; update llama.cpp")

@@ -32,6 +32,11 @@ class OpenAIApi:
     def __init__(self, *, official: bool, logprobs: bool) -> None:
         self._official, self._logprobs = official, logprobs
 
+    @property
+    def scores(self) -> bool:
+        """Whether it may be asked for log-probabilities."""
+        return self._logprobs
+
     def sampling(self, sampling: Sampling, seed: int, *, chat: bool) -> dict[str, Any]:
         """Request fields of one sample; samplers that the API does not know (top_k, min_p) cannot be switched off."""
         fields: dict[str, Any] = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from llmrec.errors import ConfigError, ModelError
+from llmrec.errors import ConfigError, ModelError, UnsupportedError
+from llmrec.lm.endpoint import faults
 from llmrec.lm.endpoint.client import Client
 from llmrec.lm.endpoint.dialect import Dialect
 from llmrec.lm.endpoint.llamacpp import LlamaCpp
@@ -31,6 +32,8 @@ class Server:
     """Adapter name -> what the server calls it."""
     embedding_model: str | None = None
     """None: the server does not embed."""
+    generates: bool = True
+    """Whether it writes; False for one that only embeds."""
 
 
 def probe(client: Client) -> Server:
@@ -41,6 +44,15 @@ def probe(client: Client) -> Server:
         ConfigError: the key, the model or the URL is wrong.
         ModelError: it is no OpenAI-compatible server, or fails.
     """
+    try:
+        return _probe(client)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"what {client.settings.base_url} says of itself cannot be read ({error!r}); update the server"
+        ) from error
+
+
+def _probe(client: Client) -> Server:
     entries = _models(client)
     client.models = tuple(str(entry["id"]) for entry in entries)
     kind = client.settings.dialect
@@ -76,45 +88,74 @@ def _chosen(client: Client, entries: Sequence[Mapping[str, Any]], *, strict: boo
     """The entry of the model that is meant.
 
     Args:
-        strict: whether a name that is not listed is an error; large services do not list all that they serve.
+        strict: whether a name that is not listed is an error; large services do not list all that they serve, and
+            refuse at the first call what they do not know.
     """
     names = [str(entry["id"]) for entry in entries]
     wanted, url = client.settings.model, client.settings.base_url
     if wanted is None:
         if len(entries) != 1:
             raise ConfigError(
-                f"{url} has {len(entries)} models; name one, as in endpoint:{url}#MODEL: {_some(names) or 'none'}"
+                f"{url} has {len(entries)} models; name one, as in endpoint:{url}#MODEL: {faults.some(names)}"
             )
         return entries[0]
     for entry in entries:
         if wanted in (entry["id"], *(entry.get("aliases") or ())):
             return entry
-    if strict or entries:
-        raise ConfigError(f"{url} has no model {wanted!r}; it has: {_some(names) or 'none'}")
+    if strict:
+        raise ConfigError(f"{url} has no model {wanted!r}; it has: {faults.some(names)}")
     return {"id": wanted}
-
-
-def _some(names: Sequence[str], most: int = 20) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _llamacpp(client: Client, entries: Sequence[Mapping[str, Any]]) -> Server:
     entry = _chosen(client, entries)
     properties = client.ask_now("get", "/props")
     loras = client.ask_now("get", "/lora-adapters")
-    adapters = {PurePath(str(lora["path"])).stem: int(lora["id"]) for lora in loras}
+    adapters = _named({int(lora["id"]): PurePath(str(lora["path"])) for lora in loras})
     meta = entry.get("meta") or {}
     facts = [str(meta[name]) for name in ("ftype", "n_params", "size") if name in meta]
     identity = PurePath(str(entry["id"])).name + (f"({','.join(facts)})" if facts else "")
+    model, set_one = str(entry["id"]), client.settings.embedding_model
+    embeds = _embeds(client, model) if set_one is None else True
     return Server(
         dialect=LlamaCpp(adapters),
-        model=str(entry["id"]),
+        model=model,
         identity=identity,
         context=client.settings.context or _at(properties, "default_generation_settings", "n_ctx"),
         adapters=adapters,
-        embedding_model=_embedding_model(client, str(entry["id"])),
+        embedding_model=set_one or (model if embeds else None),
+        generates=embeds is None or _generates(client),  # one without embeddings was started to write
     )
+
+
+def _named(paths: Mapping[int, PurePath]) -> dict[str, int]:
+    """Adapter name -> number: the stem of its file, with its folder where several have the same.
+
+    Raises:
+        ConfigError: folder and stem are the same too.
+    """
+    stems = [path.stem for path in paths.values()]
+    names: dict[str, int] = {}
+    for number, path in paths.items():
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
+        if name in names:
+            raise ConfigError(f"the server has several adapters {name!r}; rename a file and start it again")
+        names[name] = number
+    return names
+
+
+def _generates(client: Client) -> bool:
+    """Whether llama.cpp writes: not when it was started for embeddings alone, or with a model that only embeds."""
+    body = {"prompt": "a", "n_predict": 1, "cache_prompt": False}
+    try:
+        client.ask_now("post", "/completion", body, retry=False)
+    except (UnsupportedError, faults.Refused):
+        return False
+    except ModelError as error:
+        if "logits" in str(error):  # what it says of a model without a language head
+            return False
+        client.ask_now("post", "/completion", body)  # one that is busy gets its time
+    return True
 
 
 def _vllm(client: Client, entries: Sequence[Mapping[str, Any]]) -> Server:
@@ -129,18 +170,16 @@ def _vllm(client: Client, entries: Sequence[Mapping[str, Any]]) -> Server:
         identity=str(entry["id"]),
         context=client.settings.context or entry.get("max_model_len"),
         adapters=adapters,
-        embedding_model=_embedding_model(client, str(entry["id"])),
+        embedding_model=client.settings.embedding_model or (str(entry["id"]) if _embeds(client, entry["id"]) else None),
     )
 
 
-def _embedding_model(client: Client, model: str) -> str | None:
-    """The model that embeds; the server is asked, because it does so only when it was started for it.
+def _embeds(client: Client, model: str) -> bool | None:
+    """Whether the model embeds; the server is asked, because it does so only when it was started for it.
 
     llama.cpp with several slots and no --kv-unified pools a part of a text when it reads a shorter one at the same
-    time; such a server does not count as one that embeds.
+    time; that is False, and None a server without embeddings.
     """
-    if client.settings.embedding_model is not None:
-        return client.settings.embedding_model
     # enough texts that some are read at the same time, and two lengths that leave a small part over
     texts = ["two films about the sea and one", "two films about the sea"] * 4
     try:
@@ -148,17 +187,17 @@ def _embedding_model(client: Client, model: str) -> str | None:
         alone = [_embeddings(client, model, [text])[0] for text in texts[:2]] * 4
     except ModelError:  # the server does not embed
         return None
-    same = all(
+    return all(
         len(one) == len(other) and max(abs(a - b) for a, b in zip(one, other, strict=True)) < _SAME
         for one, other in zip(together, alone, strict=True)
     )
-    return model if same else None
 
 
 def _embeddings(client: Client, model: str, texts: Sequence[str]) -> list[list[float]]:
     answer = client.ask_now("post", "embeddings", {"model": model, "input": list(texts)}, retry=False)
     try:
-        return [[float(value) for value in row["embedding"]] for row in answer["data"]]
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        return [[float(value) for value in row["embedding"]] for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the server's embeddings cannot be read ({error!r}); use another server") from error
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx2
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -75,12 +78,24 @@ class EndpointSettings(BaseModel):
     @classmethod
     def _clean(cls, value: str) -> str:
         parts = urlsplit(value)
+        try:
+            _ = parts.port
+        except ValueError:
+            raise ValueError("the port in base_url must be a number from 0 to 65535") from None  # it may be a key
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("base_url must look like http://127.0.0.1:8080/v1 or https://host/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("base_url must hold no user, password, query or fragment; a key belongs in key_variable")
-        path = parts.path.rstrip("/") or "/v1"
-        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+        try:
+            httpx2.URL(url)
+        except httpx2.InvalidURL:
+            good = False
+        else:  # the URL parser there escapes spaces
+            good = re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+(%\w+)?", parts.hostname) is not None
+        if not good:
+            raise ValueError("the host in base_url must be a name or an address, without spaces and other signs")
+        return url
 
     @property
     def root_url(self) -> str:
@@ -90,6 +105,30 @@ class EndpointSettings(BaseModel):
     def key(self) -> str:
         """The key now in the environment; "" is none."""
         return os.environ.get(self.key_variable, "").strip()
+
+    def key_to_send(self) -> str:
+        """The key, if the server may have it.
+
+        Raises:
+            ConfigError: it is no key, or it would go to another machine in clear and nobody has asked for that.
+        """
+        key, variable = self.key(), self.key_variable
+        if not re.fullmatch(r"[\x20-\x7e]*", key):
+            raise ConfigError(f"the key in {variable} has characters no key has; paste it again")
+        asked = "key_variable" in self.model_fields_set
+        if key and not asked and self.base_url.startswith("http://") and not self._on_this_machine():
+            raise ConfigError(
+                f"the key in {variable} would go to {self.base_url} in clear; use https, or set key_variable in the "
+                f"endpoint's YAML file: {variable} if this server may have the key, else another variable"
+            )
+        return key
+
+    def _on_this_machine(self) -> bool:
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
 
     @classmethod
     def from_spec(cls, spec: str) -> EndpointSettings:

@@ -35,7 +35,7 @@ class Growing:
         """
         try:
             self._take(chunk)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ModelError(f"a piece of the server's stream cannot be read ({error!r}); look at its log") from error
         safe, cut = wire.cut_at_stop(self._content, self._stops)
         ready = len(safe) if cut or self._reason else len(safe) - self._hold
@@ -44,8 +44,8 @@ class Growing:
         return text
 
     def _take(self, chunk: Mapping[str, Any]) -> None:
-        usage = chunk.get("usage") or {}
-        self._n_tokens = usage.get("completion_tokens", self._n_tokens)
+        told = wire.n_new(chunk.get("usage"))
+        self._n_tokens = self._n_tokens if told is None else told
         if not chunk.get("choices"):
             return  # the last chunk has the usage alone
         choice = chunk["choices"][0]
@@ -57,9 +57,9 @@ class Growing:
         self._reason = choice.get("finish_reason") or self._reason
 
     def _take_call(self, call: Mapping[str, Any]) -> None:
-        name, arguments = self._calls.get(call["index"], ("", ""))
-        function = call.get("function") or {}
-        self._calls[call["index"]] = (
+        index, function = int(call["index"]), call.get("function") or {}
+        name, arguments = self._calls.get(index, ("", ""))
+        self._calls[index] = (
             name + (function.get("name") or ""),
             arguments + (function.get("arguments") or ""),
         )

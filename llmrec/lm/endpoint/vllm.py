@@ -22,6 +22,7 @@ class Vllm:
     constraints: frozenset[ConstraintKind] = frozenset({"choice", "json_schema", "lark"})
     refuses_to_cut = True
     one_after_another = False
+    scores = True
 
     def sampling(self, sampling: Sampling, seed: int, *, chat: bool) -> dict[str, Any]:
         """Request fields of one sample."""
@@ -109,4 +110,4 @@ class Vllm:
         return await self._ask_tokens(client, {"model": model, "prompt": text, "add_special_tokens": start})
 
     async def _ask_tokens(self, client: Client, body: Mapping[str, Any]) -> list[int]:
-        return [int(token) for token in (await client.ask("/tokenize", body))["tokens"]]
+        return wire.tokens_of(await client.ask("/tokenize", body))

@@ -89,13 +89,32 @@ def read_sample(answer: Mapping[str, Any]) -> Sample:
         logprobs = entries(choice.get("logprobs"))
         content = choice["text"] if message is None else message.get("content")
         calls = () if message is None else tuple(_calls(message.get("tool_calls") or ()))
-        usage = answer.get("usage") or {}
-        return Sample(content or "", calls, choice.get("finish_reason"), logprobs, usage.get("completion_tokens"))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        if not isinstance(content, str | None):
+            raise TypeError(f"the content is {type(content).__name__} and not text")
+        return Sample(content or "", calls, choice.get("finish_reason"), logprobs, n_new(answer.get("usage")))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"the server's answer has not the form of a completion ({type(error).__name__}: {error}); "
             "is it an OpenAI-compatible server?"
         ) from error
+
+
+def n_new(usage: Any) -> int | None:
+    """New tokens as a usage object tells them; None where it does not."""
+    value = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    return value if isinstance(value, int) else None
+
+
+def tokens_of(answer: Mapping[str, Any]) -> list[int]:
+    """The tokens that a server's tokenizer made of a text.
+
+    Raises:
+        ModelError: the answer holds none.
+    """
+    try:
+        return [int(token) for token in answer["tokens"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the server's tokens cannot be read ({error!r}); update the server") from error
 
 
 def _calls(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

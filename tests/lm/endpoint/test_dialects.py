@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
 from llmrec.errors import ConfigError, ModelError, UnsupportedError
 from llmrec.lm import toolcalls
-from llmrec.lm.endpoint import EndpointLM, EndpointSettings
+from llmrec.lm.endpoint.engine import EndpointLM
+from llmrec.lm.endpoint.settings import EndpointSettings
 from llmrec.lm.protocol import Constraint, Message, Sampling
 from llmrec.testing.language_model import CHAT, SCHEMA, TOOLS
-from tests.lm.endpoint.server import Fake, chat_text, logprob
+from tests.lm.endpoint import server
+from tests.lm.endpoint.server import Fake, chat_text, logprob, status
 
 CALL = {"id": "x", "type": "function", "function": {"name": "search", "arguments": '{"n": 3}'}}
 
@@ -26,6 +29,10 @@ def connect(fake: Fake, **settings: Any) -> EndpointLM:
 
 def generate(lm: EndpointLM, prompt: Any = "ab", **arguments: Any) -> Any:
     return asyncio.run(lm.generate(prompt, **arguments))
+
+
+async def _awaited(call: Awaitable[Any]) -> Any:
+    return await call
 
 
 def expected_score(prompt: str, continuation: str, *, start: bool) -> float:
@@ -59,11 +66,70 @@ def test_the_name_does_not_depend_on_the_port(llamacpp: Fake) -> None:
     assert llamacpp.url.rsplit(":", 1)[1] not in connect(llamacpp).name
 
 
-def test_one_of_several_models_must_be_named(openai_server: Fake) -> None:
+def test_one_of_several_models_must_be_named(openai_server: Fake, vllm: Fake) -> None:
     with pytest.raises(ConfigError, match=r"2 models.*#MODEL: small, large"):
         connect(openai_server, model=None)
-    with pytest.raises(ConfigError, match=r"no model 'huge'; it has: small, large"):
-        connect(openai_server, model="huge")
+    with pytest.raises(ConfigError, match=r"no model 'huge'; it has: tiny"):
+        connect(vllm, model="huge")
+
+
+def test_a_large_service_may_serve_what_it_does_not_list(openai_server: Fake) -> None:
+    lm = connect(openai_server, model="huge")
+    assert generate(lm)[0].text == "fine"
+    assert openai_server.bodies("completions")[-1]["model"] == "huge"
+    openai_server.faults = [status(404, "The model `huge` does not exist.")]
+    with pytest.raises(ConfigError, match="it has: small, large"):
+        generate(lm)
+
+
+def test_adapters_with_one_file_name_are_told_apart_by_their_folders(
+    llamacpp: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = ["/x/red/adapter.gguf", "/x/blue/adapter.gguf", "/x/green.gguf"]
+    monkeypatch.setattr(server, "LORAS", [{"id": number, "path": path} for number, path in enumerate(paths)])
+    lm = connect(llamacpp)
+    assert lm.capabilities.adapters == ("red/adapter", "blue/adapter", "green")
+    generate(lm, adapter="blue/adapter")
+    assert [lora["scale"] for lora in llamacpp.bodies("completions")[-1]["lora"]] == [0.0, 1.0, 0.0]
+    paths[1] = "/y/red/adapter.gguf"
+    monkeypatch.setattr(server, "LORAS", [{"id": number, "path": path} for number, path in enumerate(paths)])
+    with pytest.raises(ConfigError, match="several adapters 'red/adapter'; rename"):
+        connect(llamacpp)
+
+
+def test_verbs_are_those_that_the_server_has(openai_server: Fake) -> None:
+    assert connect(openai_server).capabilities.verbs == {"generate", "score"}
+    assert connect(openai_server, logprobs=False).capabilities.verbs == {"generate"}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (501, "This server does not support completions. Start it without `--embeddings`"),
+        (500, "the current context does not support logits computation. skipping"),
+    ],
+)
+def test_a_server_that_only_embeds_neither_writes_nor_scores(
+    llamacpp: Fake, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    monkeypatch.setitem(server.ROUTES, ("llamacpp", "/v1/embeddings"), server.ROUTES["openai", "/v1/embeddings"])
+    monkeypatch.setitem(
+        server.ROUTES,
+        ("llamacpp", "/completion"),
+        lambda handler, body: handler.reply({"error": {"message": said}}, status=code),
+    )
+    lm = connect(llamacpp)
+    assert lm.capabilities.verbs == {"embed"}
+    assert asyncio.run(lm.embed(["a"])).shape == (1, 2)
+    for call in (lm.generate("ab"), lm.score("ab", ["c"]), anext(lm.stream("ab"))):
+        with pytest.raises(UnsupportedError, match="only embeds; start it"):
+            asyncio.run(_awaited(call))
+
+
+def test_a_server_that_embeds_and_writes_has_all_verbs(llamacpp: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server.ROUTES, ("llamacpp", "/v1/embeddings"), server.ROUTES["openai", "/v1/embeddings"])
+    monkeypatch.setitem(server.ROUTES, ("llamacpp", "/completion"), lambda handler, body: handler.reply({}))
+    assert connect(llamacpp).capabilities.verbs == {"generate", "score", "embed"}
 
 
 # ---- generate

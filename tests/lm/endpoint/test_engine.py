@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from llmrec.errors import BudgetError, ConfigError, UserError
+from llmrec.errors import BudgetError, ConfigError, LlmrecError, ModelError, ServerDownError, UserError
 from llmrec.lm.chat import Streaming
-from llmrec.lm.endpoint import BudgetSettings
+from llmrec.lm.endpoint.budget import Meter
+from llmrec.lm.endpoint.settings import BudgetSettings
 from llmrec.lm.protocol import LanguageModel, Sampling
-from tests.lm.endpoint.server import Fake
+from tests.lm.endpoint.server import Fake, Running, status
 from tests.lm.endpoint.test_dialects import connect, generate
 
 
@@ -115,7 +116,8 @@ async def test_connections_can_be_closed_and_open_again(vllm: Fake) -> None:
     assert (await lm.generate("ab"))[0].text == "fine"
 
 
-def test_a_cancelled_call_gives_its_place_and_its_budget_back(vllm: Fake) -> None:
+def test_a_cancelled_call_gives_its_place_back_and_counts_as_spent(vllm: Fake) -> None:
+    """The server had it and may have written all of it: one token of the prompt (estimated) and 100 new ones."""
     vllm.delay_s = 0.2
     lm = connect(vllm, max_concurrency=1, budget=BudgetSettings(max_tokens=150))
 
@@ -124,11 +126,66 @@ def test_a_cancelled_call_gives_its_place_and_its_budget_back(vllm: Fake) -> Non
         await asyncio.sleep(0.05)
         doomed.cancel()
         await asyncio.gather(doomed, return_exceptions=True)
-        return (await lm.generate("ab", sampling=Sampling(max_tokens=100)))[0].text
+        assert lm.usage.tokens == 101
+        with pytest.raises(BudgetError):
+            await lm.generate("ab", sampling=Sampling(max_tokens=100))
+        return (await lm.generate("ab", sampling=Sampling(max_tokens=40)))[0].text
 
     started = time.monotonic()
     assert asyncio.run(cancel_and_ask()) == "fine"
     assert time.monotonic() - started < 2
+
+
+def test_streams_that_are_left_count_with_what_was_seen(vllm: Fake) -> None:
+    """Each with a prompt of one token (estimated) and one piece; 20 of them leave no room for 21 more tokens of 60."""
+    lm = connect(vllm, budget=BudgetSettings(max_tokens=60))
+
+    async def leave(times: int) -> None:
+        for _ in range(times):
+            stream = lm.stream("ab", sampling=Sampling(max_tokens=10))
+            assert (await anext(stream)).text == "f"
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(leave(20))
+    used = lm.usage
+    assert (used.requests, used.input_tokens, used.output_tokens) == (20, 20, 20)
+    with pytest.raises(BudgetError, match="40 are used"):
+        generate(lm, "ab", sampling=Sampling(max_tokens=20))
+
+
+def test_a_call_that_timed_out_counts_as_its_reservation(vllm: Fake) -> None:
+    vllm.delay_s = 0.3
+    lm = connect(vllm, timeout_s=0.05, max_retries=0)
+    with pytest.raises(ModelError, match="no answer"):
+        generate(lm, "x" * 10, sampling=Sampling(max_tokens=7))
+    assert (lm.usage.requests, lm.usage.input_tokens, lm.usage.output_tokens) == (1, 4, 7)
+
+
+def test_calls_that_reached_no_model_cost_nothing() -> None:
+    with Running("vllm") as fake:
+        lm = connect(fake)
+        fake.faults = [status(400, "no"), status(404, "no")]
+        for _ in range(2):
+            with pytest.raises(LlmrecError):
+                generate(lm)
+    with pytest.raises(ServerDownError):
+        generate(lm)
+    assert (lm.usage.requests, lm.usage.tokens) == (3, 0)
+
+
+def test_a_short_prompt_teaches_an_offset_and_no_rate() -> None:
+    """10 bytes that are 40 tokens, most of a chat template: 36 more than estimated, for a prompt of any length."""
+    meter = Meter(BudgetSettings())
+    meter.settle(meter.reserve(n_bytes=10, n_tokens=0, max_tokens=1), {"prompt_tokens": 40}, retries=0)
+    assert meter.reserve(n_bytes=1000, n_tokens=0, max_tokens=1).prompt == pytest.approx(36 + 400)
+    assert meter.reserve(n_bytes=0, n_tokens=50, max_tokens=1).prompt == 50
+
+
+def test_a_long_prompt_teaches_a_rate_of_at_most_a_token_per_byte() -> None:
+    for told, expected in ((250, 500), (100, 400), (900, 1000)):
+        meter = Meter(BudgetSettings())
+        meter.settle(meter.reserve(n_bytes=500, n_tokens=0, max_tokens=1), {"prompt_tokens": told}, retries=0)
+        assert meter.reserve(n_bytes=1000, n_tokens=0, max_tokens=1).prompt == pytest.approx(expected)
 
 
 def test_a_stream_that_is_left_gives_its_place_back(vllm: Fake) -> None:

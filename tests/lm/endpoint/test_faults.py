@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmrec.errors import ConfigError, LlmrecError, ModelError, ServerDownError, UnsupportedError
-from llmrec.lm.endpoint import EndpointLM, EndpointSettings
+from llmrec.lm.endpoint.engine import EndpointLM
+from llmrec.lm.endpoint.settings import EndpointSettings
 from llmrec.lm.loading import load_backbone
 from llmrec.lm.protocol import Constraint, LanguageModel, Sampling
 from llmrec.lm.scripted import RecordingLM
 from llmrec.testing.language_model import CHAT
-from tests.lm.endpoint.server import KEY, Fake, Handler, Running, status
+from tests.lm.endpoint.server import KEY, Fake, Handler, Running, chat_text, status
 from tests.lm.endpoint.test_dialects import connect, generate
 
 OVERFLOWS = {
@@ -90,6 +93,39 @@ def test_another_kind_of_server_is_recognised(llamacpp: Fake, status_code: int, 
         connect(llamacpp)
 
 
+def test_a_wrong_base_path_is_no_wrong_model(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.lm.endpoint import server
+
+    said = {"error": {"message": "no model route GET /v1/models"}}
+    monkeypatch.setitem(server.ROUTES, ("vllm", "/v1/models"), lambda handler, body: handler.reply(said, status=404))
+    with pytest.raises(ConfigError, match=r"has no /v1/models.*check base_url"):
+        connect(vllm)
+    monkeypatch.undo()
+    vllm.faults = [status(404, "the remodelled API has moved")]
+    with pytest.raises(UnsupportedError, match="has no /v1/completions"):
+        generate(connect(vllm))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/models", {"data": [{"id": "a", "owned_by": ["x"]}]}),
+        ("/v1/models", {"data": [{"id": "a", "owned_by": "llamacpp", "meta": 5}]}),
+        ("/lora-adapters", [1]),
+        ("/lora-adapters", {"error": "none"}),
+        ("/props", {"default_generation_settings": {"n_ctx": "many"}}),
+    ],
+)
+def test_what_a_server_says_of_itself_may_be_garbage(
+    llamacpp: Fake, monkeypatch: pytest.MonkeyPatch, path: str, said: Any
+) -> None:
+    from tests.lm.endpoint import server
+
+    monkeypatch.setitem(server.ROUTES, ("llamacpp", path), lambda handler, body: handler.reply(said))
+    with pytest.raises(ModelError, match="says of itself cannot be read"):
+        connect(llamacpp)
+
+
 def test_adapters_belong_to_the_server(llamacpp: Fake) -> None:
     with pytest.raises(ConfigError, match="start the server with them"):
         load_backbone(f"endpoint:{llamacpp.url}", adapters={"user": Path("user")})
@@ -114,7 +150,8 @@ def test_a_long_storm_is_an_error_that_says_how_often_it_was_tried(vllm: Fake, c
     lm = connect(vllm, max_retries=3)
     with pytest.raises(ModelError, match=rf"status {code}\), asked 4 times: busy; "):
         generate(lm)
-    assert (lm.usage.requests, lm.usage.retries, lm.usage.tokens) == (1, 3, 0)
+    assert (lm.usage.requests, lm.usage.retries) == (1, 3)
+    assert bool(lm.usage.tokens) == (code >= 500), "what failed at the server may have been computed there"
 
 
 def test_an_account_without_quota_is_not_asked_on(vllm: Fake) -> None:
@@ -150,6 +187,84 @@ def test_garbage_is_no_answer(vllm: Fake, garbage: bytes) -> None:
         generate(connect(vllm))
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": [{"type": "text", "text": "x"}]}},
+        {"message": {"content": "x"}, "logprobs": {"content": [{"logprob": "low"}]}},
+        {"text": 5},
+        {"message": {"content": "x", "tool_calls": [{"function": "search"}]}},
+    ],
+)
+def test_an_answer_of_another_form_is_a_model_error(vllm: Fake, choice: dict[str, Any]) -> None:
+    lm = connect(vllm)
+    answer = {"choices": [{"finish_reason": "stop", **choice}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    vllm.faults = [lambda handler: handler.reply(answer)]
+    with pytest.raises(ModelError, match="not the form of a completion"):
+        generate(lm, CHAT)
+    assert lm._client.meter._held_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ("x", None),  # no usage at all: as reserved
+        ([1], None),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": [1]}, 5),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": "some"}}, 5),
+        ({"prompt_tokens": "many", "completion_tokens": 2}, 2),
+        ({"prompt_tokens": 3, "completion_tokens": "many"}, 3),
+        ({"prompt_tokens": 3, "completion_tokens": [2]}, 3),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_broken_usage_breaks_nothing_and_leaves_nothing_reserved(
+    vllm: Fake, usage: Any, tokens: int | None, streamed: bool
+) -> None:
+    lm = connect(vllm)
+    choice = {"index": 0, "finish_reason": "stop"}
+    whole = {"choices": [{**choice, "message": {"content": "x"}}], "usage": usage}
+    piece = {"choices": [{**choice, "delta": {"content": "x"}}], "usage": usage}
+    vllm.faults = [lambda handler: handler.send_events([piece]) if streamed else handler.reply(whole)]
+    with suppress(ModelError):  # where the number of new tokens is missing
+        _ = collect(lm) if streamed else generate(lm, CHAT)
+    assert lm._client.meter._held_tokens == pytest.approx(0)
+    assert lm.usage.tokens == tokens or (tokens is None and lm.usage.tokens > 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [1],
+        "x",
+        5,
+        {"choices": [1]},
+        {"choices": [{"delta": {"content": ["x"]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"index": None, "function": {"name": "x"}}]}}]},
+        {"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [{"logprob": "low"}]}}]},
+    ],
+)
+def test_garbage_in_a_stream_is_a_model_error(vllm: Fake, event: Any) -> None:
+    lm = connect(vllm)
+    vllm.faults = [lambda handler: handler.send_events([event])]
+    with pytest.raises(ModelError):
+        collect(lm)
+    assert lm._client.meter._held_tokens == pytest.approx(0)
+    assert lm.usage.requests == 1
+
+
+def test_tokens_that_cannot_be_read_are_a_model_error(llamacpp: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.lm.endpoint import server
+
+    lm = connect(llamacpp)
+    monkeypatch.setitem(server.ROUTES, ("all", "/tokenize"), lambda handler, body: handler.reply({"tokens": ["x"]}))
+    with pytest.raises(ModelError, match="tokens cannot be read"):
+        asyncio.run(lm.score("ab", ["c"]))
+    monkeypatch.setitem(server.ROUTES, ("llamacpp", "/apply-template"), lambda handler, body: handler.reply({}))
+    with pytest.raises(ModelError, match="gave no prompt"):
+        asyncio.run(lm.score(CHAT, ["c"]))
+
+
 @pytest.mark.parametrize("body", OVERFLOWS.values(), ids=OVERFLOWS)
 def test_a_prompt_that_is_too_long_is_told_with_both_numbers(vllm: Fake, body: dict[str, Any]) -> None:
     vllm.faults = [lambda handler: handler.reply({"error": body}, status=400)]
@@ -167,6 +282,20 @@ def test_an_answer_that_would_pass_the_context_is_cut_there(vllm: Fake) -> None:
     (sample,) = generate(connect(vllm), "abc", sampling=Sampling(max_tokens=100))
     assert [body["max_tokens"] for body in vllm.bodies("completions")] == [100, 60]  # a begin token and 3 bytes
     assert sample.finish_reason == "length"
+
+
+def test_a_stream_that_would_pass_the_context_is_cut_there(vllm: Fake) -> None:
+    body = {"message": "maximum context length is 64 tokens. However, you requested 104 tokens"}
+    vllm.faults = [lambda handler: handler.reply({"error": body}, status=400)]
+    vllm.finish_reason = "length"
+    room = 64 - len(chat_text(CHAT))
+    pieces = collect(connect(vllm), sampling=Sampling(max_tokens=100))
+    assert [body["max_tokens"] for body in vllm.bodies("completions")] == [100, room]
+    assert "".join(piece.text for piece in pieces) == "fine"
+    assert pieces[-1].completion.finish_reason == "length"
+    vllm.faults = [lambda handler: handler.reply({"error": body}, status=400)] * 2
+    with pytest.raises(ModelError, match="shorten it"):
+        collect(connect(vllm), sampling=Sampling(max_tokens=100))
 
 
 def test_a_constraint_that_the_server_refuses_is_the_callers_fault(vllm: Fake) -> None:
@@ -267,6 +396,50 @@ def test_a_key_goes_only_where_its_variable_says(vllm: Fake, monkeypatch: pytest
     generate(connect(vllm))
     assert vllm.received[-1].headers["authorization"] == f"Bearer {KEY}"
     assert KEY not in str([request.body for request in vllm.received])
+
+
+def test_nothing_of_the_environment_goes_to_a_server(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Gateway-Key: {KEY}\nAuthorization: Bearer {KEY}")
+    monkeypatch.setenv("OPENAI_ORG_ID", KEY)
+    monkeypatch.setenv("OPENAI_PROJECT_ID", KEY)
+    for name in ("", "MY_KEY"):
+        monkeypatch.setenv("MY_KEY", name)
+        lm = connect(vllm, key_variable="MY_KEY")
+        generate(lm)
+        collect(lm)
+    assert len(vllm.received) >= 6
+    assert KEY not in str([request.headers for request in vllm.received])
+    assert not [name for request in vllm.received for name in request.headers if name.startswith("openai-")]
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.7:8000", "http://models.example", "http://127.0.0.1.example"])
+def test_the_common_key_does_not_leave_the_machine_in_clear(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(ConfigError, match=r"OPENAI_API_KEY would go to http://.* in clear; use https, or set key_var"):
+        EndpointLM.connect(url)
+    asked = EndpointSettings(base_url=url, key_variable="OPENAI_API_KEY")
+    assert asked.key_to_send() == KEY
+    assert EndpointSettings(base_url=url.replace("http:", "https:")).key_to_send() == KEY
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert EndpointSettings(base_url=url).key_to_send() == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:8080", "[::1]:8080", "127.3.2.1", "a.localhost"])
+def test_the_common_key_may_go_to_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert EndpointSettings(base_url=f"http://{host}").key_to_send() == KEY
+
+
+@pytest.mark.parametrize("key", ["sk-planted\nsecret", "sk-planted-sécret", "sk-planted\x00"])
+def test_a_key_with_foreign_characters_is_named_and_not_shown(
+    vllm: Fake, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an environment cannot hold every such key
+    monkeypatch.setattr("os.environ", {**os.environ, "MY_KEY": key})
+    with pytest.raises(ConfigError, match="the key in MY_KEY has characters no key has; paste it again") as caught:
+        connect(vllm, key_variable="MY_KEY")
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+    assert not vllm.received
 
 
 def test_settings_may_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:

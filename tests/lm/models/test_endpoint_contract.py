@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from llmrec.errors import ModelError, UnsupportedError
-from llmrec.lm.endpoint import EndpointLM, EndpointSettings
+from llmrec.lm.endpoint.engine import EndpointLM
+from llmrec.lm.endpoint.settings import EndpointSettings
 from llmrec.lm.local import LocalLM
 from llmrec.lm.protocol import Constraint, LanguageModel, Message, Sampling
 from llmrec.testing.gguf import save_gguf, save_gguf_adapter
@@ -89,11 +90,15 @@ def local(models: Folders) -> LocalLM:
 
 
 @pytest.fixture(scope="module")
-def lm(models: Folders) -> Iterator[EndpointLM]:
+def tiny(models: Folders) -> Path:
+    return save_gguf(models.base, models.base.parent / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def lm(models: Folders, tiny: Path) -> Iterator[EndpointLM]:
     root = models.base.parent
-    file = save_gguf(models.base, root / "tiny.gguf")
     loras = [save_gguf_adapter(folder, root / f"{folder.name}.gguf") for folder in (models.red, models.blue)]
-    server, url = serve(file, loras)
+    server, url = serve(tiny, loras)
     yield EndpointLM.connect(url)
     del server
 
@@ -197,10 +202,10 @@ def test_an_answer_may_not_pass_the_context(lm: EndpointLM) -> None:
         asyncio.run(lm.score("x y z " * CONTEXT, CONTINUATIONS))
 
 
-def test_a_server_for_embeddings_embeds(models: Folders, local: LocalLM) -> None:
-    server, url = serve(models.base.parent / "tiny.gguf", embedding=True)
+def test_a_server_for_embeddings_embeds(tiny: Path, local: LocalLM) -> None:
+    server, url = serve(tiny, embedding=True)
     lm = EndpointLM.connect(EndpointSettings(base_url=url))
-    assert "embed" in lm.capabilities.verbs
+    assert lm.capabilities.verbs == {"generate", "score", "embed"}, "this llama.cpp writes too"
     vectors = asyncio.run(lm.embed([PROMPT, "Heat is"]))
     expected = asyncio.run(local.embed([PROMPT, "Heat is"]))
     expected = expected / (expected**2).sum(axis=1, keepdims=True) ** 0.5  # llama.cpp scales them to length 1
@@ -208,11 +213,11 @@ def test_a_server_for_embeddings_embeds(models: Folders, local: LocalLM) -> None
     del server
 
 
-def test_a_server_that_mixes_texts_up_does_not_embed(models: Folders) -> None:
+def test_a_server_that_mixes_texts_up_does_not_embed(tiny: Path) -> None:
     """With a cache for each slot, llama.cpp pools only the last part of a text that is read beside a shorter one."""
-    server, url = serve(models.base.parent / "tiny.gguf", embedding=True, unified=False)
+    server, url = serve(tiny, embedding=True, unified=False)
     lm = EndpointLM.connect(url)
-    assert "embed" not in lm.capabilities.verbs
+    assert lm.capabilities.verbs == {"generate", "score"}
     with pytest.raises(UnsupportedError, match="--kv-unified"):
         asyncio.run(lm.embed([PROMPT]))
     del server

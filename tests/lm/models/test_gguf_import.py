@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(file: Path, tmp_path: Path) 
 
 def test_the_server_serves_what_the_command_names(file: Path) -> None:
     pytest.importorskip("xllamacpp", reason="needs the extra gguf")
-    from llmrec.lm.endpoint import EndpointLM
+    from llmrec.lm.endpoint.engine import EndpointLM
     from llmrec.lm.llama_server import LlamaServer
 
     server = LlamaServer(file, port=0, parallel=1, context=256, threads=1)
