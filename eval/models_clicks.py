@@ -3,7 +3,8 @@
 Simulated click decisions of several models on the same held-out events: as many items that users took as items that
 they never had, with constants and a popularity threshold on the same decisions. A model is asked as the simulated user
 asks it: engines with grammars for the log-probability of "skip" against the other labels after the text that user
-adapters are trained on, all others for yes against no in a chat, calibrated on other users (both rows are shown).
+adapters are trained on, all others for yes against no in a chat. Every model is calibrated on the same other users, and
+shown without that as well.
 
 A model is NAME=BACKBONE, and @ADAPTER or @ADAPTER=FOLDER behind it names a LoRA adapter. Models that are in the output
 file already are not asked again.
@@ -25,14 +26,12 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.spec import load
 from llmrec.data.splits import Split, leave_one_out
 from llmrec.metrics.classification import click_metrics
-from llmrec.roles.chat_user import style_of
 from llmrec.simulate.fidelity import Fidelity, click_fidelity
 
 
 async def ask(one: Contestant, dataset: Dataset, split: Split, options: argparse.Namespace) -> tuple[Fidelity, float]:
     """All decisions of one model."""
     lm = one.load(seed=options.seed)
-    chat = style_of(lm, "auto") == "chat"
     started = time.monotonic()
     result = await click_fidelity(
         lm,
@@ -42,7 +41,7 @@ async def ask(one: Contestant, dataset: Dataset, split: Split, options: argparse
         seed=options.seed,
         adapter=one.adapter,
         per_user=options.per_user,
-        n_calibration=options.calibration if chat else 0,
+        n_calibration=options.calibration,
     )
     return result, time.monotonic() - started
 
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], required=True, metavar="NAME=BACKBONE[@ADAPTER=DIR]")
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--per-user", type=int, default=2, help="taken items per user, and as many not taken")
-    parser.add_argument("--calibration", type=int, default=25, help="other users to calibrate an untuned chat model on")
+    parser.add_argument("--calibration", type=int, default=25, help="other users to calibrate the models on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -59,11 +59,11 @@ class Fidelity:
     style: Literal["text", "chat"] = "text"
     """How the model was asked."""
     calibration: Calibration = UNCORRECTED
-    """Style chat: what the model's log-odds were corrected by (`UserConfig.chat_scale`, `UserConfig.chat_offset`)."""
+    """What the model's log-odds were corrected by (style chat: `UserConfig.chat_scale`, `UserConfig.chat_offset`)."""
     n_calibration: int = 0
     """Decisions that the calibration was fitted on, of other users."""
     seconds: tuple[float, ...] = ()
-    """Of each decision, waiting for the engine included."""
+    """Of each decision, waiting for the engine included; style text asks all at once, so there it is the mean."""
     uncorrected: tuple[float, ...] = ()
     """The model's probabilities before the calibration."""
 
@@ -105,8 +105,8 @@ async def click_fidelity(
         per_user: the newest so many events of each user and as many items that the user never had. Beyond the held-out
             events these are training events, so with more than 1 measure only models that were not trained on them;
             personas and past end before the first of them.
-        n_calibration: style chat only: so many further users are asked first, and the model's log-odds are corrected
-            by a line fitted on their decisions (`fit_calibration`). 0 takes the model as it is.
+        n_calibration: so many further users are asked first, and the model's log-odds are corrected by a line fitted on
+            their decisions (`fit_calibration`). 0 takes the model as it is. Simulation corrects style chat alone.
         concurrency: style chat only: users asked at once. One user's decisions follow each other, because they share
             the beginning of the prompt; a server with s slots is best asked about s users at once.
 
@@ -119,8 +119,6 @@ async def click_fidelity(
             f"got {per_user!r}, {concurrency!r}, {n_calibration!r}"
         )
     meant = style_of(lm, style)
-    if n_calibration and meant == "text":
-        raise ConfigError(f"only style chat is calibrated; set n_calibration to 0, got {n_calibration!r}")
     cases = draw_cases(dataset, split, n_users=n_users, seed=seed, stage="test", per_user=per_user)
     inquiry = _Inquiry(lm, dataset, split, adapter, meant, concurrency)
     calibration, others = UNCORRECTED, []
@@ -224,7 +222,10 @@ class _Inquiry:
     async def ask(self, cases: Sequence[Case]) -> list[float]:
         """The model's click probabilities, in order; nan where it failed."""
         if self.style == "text":
-            return await asyncio.gather(*(self._ask(case) for case in cases))
+            started = time.perf_counter()
+            answers = await asyncio.gather(*(self._ask(case) for case in cases))
+            self.seconds[:] = [(time.perf_counter() - started) / len(cases)] * len(cases)
+            return answers
         gate = asyncio.Semaphore(self.concurrency)
 
         async def one_user(own: list[Case]) -> list[float]:

@@ -81,7 +81,8 @@ def agent_turns(sessions: Sequence[Session], *, seed: int) -> dict[str, Any] | N
     """What the turns of an agent took: calls, repairs, kept constraints, tokens, seconds; None for other policies.
 
     Shares are over all calls or turns of the sessions. `constraints.kept` is the share of turns with something refused
-    whose slate has none of it; whether the model read the refusal at all is another question, see `corrections`.
+    whose slate has none of it; whether the model read the refusal at all is another question, see `corrections`. A turn
+    in which the model failed ends its session: it is in `failed_turns` and in nothing else.
     """
     rounds = [r for s in sessions for r in s.rounds if r.record]
     if not rounds:
@@ -99,6 +100,7 @@ def agent_turns(sessions: Sequence[Session], *, seed: int) -> dict[str, Any] | N
         repairs.update(log["repairs"])
     return {
         "turns": len(rounds),
+        "failed_turns": sum(session.failed is not None for session in sessions),
         "calls": {
             "asked": asked,
             "valid_share": valid / asked if asked else None,

@@ -111,7 +111,17 @@ async def test_calibration_needs_users_beside_the_measured_ones(world: World) ->
     with pytest.raises(ConfigError, match="beside the measured ones"):
         await click_fidelity(ChatTaster(), dataset, split, n_users=30, seed=0, adapter=None, n_calibration=20)
     with pytest.raises(ConfigError, match="n_calibration"):
-        await click_fidelity(Taster(), dataset, split, n_users=5, seed=0, n_calibration=5)
+        await click_fidelity(ChatTaster(), dataset, split, n_users=5, seed=0, adapter=None, n_calibration=-1)
+
+
+async def test_the_text_style_is_calibrated_as_well(world: World) -> None:
+    dataset, split = world
+    found = await click_fidelity(Taster(taken=0.4, other=0.05), dataset, split, n_users=20, seed=0, n_calibration=20)
+    assert found.style == "text"
+    assert found.calibration.offset > 0  # it hardly ever clicks
+    assert max(found.uncorrected) == pytest.approx(0.4)
+    assert max(found.probabilities) > 0.5
+    assert len(found.seconds) == len(found.cases)
     with pytest.raises(ConfigError, match="per_user"):
         await click_fidelity(Taster(), dataset, split, n_users=5, seed=0, per_user=0)
 

@@ -149,6 +149,7 @@ def test_golden_agent_turns() -> None:
     assert seconds["value"] == 4.0
     assert found == {
         "turns": 2,
+        "failed_turns": 0,
         "calls": {"asked": 3, "valid_share": 2 / 3, "repaired_share": 0.5, "refused_share": 0.5},
         "repairs": {"fenced": 1},
         "corrections": 1,
