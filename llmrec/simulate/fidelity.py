@@ -223,9 +223,9 @@ class _Inquiry:
         """The model's click probabilities, in order; nan where it failed."""
         if self.style == "text":
             started = time.perf_counter()
-            answers = await asyncio.gather(*(self._ask(case) for case in cases))
+            at_once = await asyncio.gather(*(self._ask(case) for case in cases))
             self.seconds[:] = [(time.perf_counter() - started) / len(cases)] * len(cases)
-            return answers
+            return at_once
         gate = asyncio.Semaphore(self.concurrency)
 
         async def one_user(own: list[Case]) -> list[float]:
