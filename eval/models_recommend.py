@@ -29,7 +29,7 @@ SHOWN = ("recall@1", "recall@10", "ndcg@10", "mrr")
 
 def recommender(one: Contestant, options: argparse.Namespace) -> Recommender:
     """CALRec over one model."""
-    config = CalrecConfig(samples=options.samples, temperature=options.temperature)
+    config = CalrecConfig(samples=options.samples, temperature=options.temperature, inline=options.inline)
     return build("calrec", lm=one.load(seed=options.seed), adapter=one.adapter, config=config)
 
 
@@ -57,13 +57,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--inline", action="store_true", help="end prompts on the cue's line, for untrained models")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     dataset = load(options.dataset, seed=options.seed)
     split = leave_one_out(dataset.interactions)
-    named = ("users", "samples", "temperature", "seed")
+    named = ("users", "samples", "temperature", "inline", "seed")
     protocol = {"dataset": dataset.name} | {key: getattr(options, key) for key in named}
     kept = json.loads(options.out.read_text()) if options.out.exists() else {"protocol": protocol, "models": {}}
     if kept["protocol"] != protocol:

@@ -45,6 +45,9 @@ def evaluate(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Completions per user of calrec.", min=1)] = 32,
     temperature: Annotated[float, typer.Option("--temperature", help="Of these completions.", min=0)] = 0.5,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="End calrec's prompts on the cue's line: for models not trained on them.")
+    ] = False,
     users: Annotated[int | None, typer.Option("--users", help="Size of the user sample; default all.", min=1)] = None,
     stage: Annotated[str, typer.Option("--stage", help="validation or test.")] = "test",
     split: Annotated[
@@ -71,7 +74,9 @@ def evaluate(
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
         _check_split(split)
-        recommenders = _build(names, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature})
+        recommenders = _build(
+            names, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature, "inline": inline}
+        )
         if added:
             note(f"added to the table as floors: {', '.join(added)}")
         data = load(dataset, seed=seed, strict=strict)

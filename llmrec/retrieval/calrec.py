@@ -46,6 +46,9 @@ class CalrecConfig(BaseModel):
     """Sampling temperature (taken from third-party code); higher gives more distinct items, less likely ones."""
     max_tokens: PositiveInt = 50
     """Longest completion in tokens (taken from third-party code)."""
+    inline: bool = False
+    """The prompt ends behind the cue, on its line, as the items of the history stand: for models that were not trained
+    on CALRec's prompt, which continue its last line break with another cue. [D]"""
     epsilon: PositiveFloat = 1 / 5000
     """Weight of the log-probability: small, so that it only orders the completions (taken from third-party code)."""
 
@@ -121,6 +124,8 @@ class CalrecRecommender:
             seed=derive(seed, "calrec", *recent),
         )
         prompt = history_prompt([self._flat[row] for row in recent])
+        if self.config.inline:
+            prompt = prompt.rstrip("\n")
         return await self.lm.generate(prompt, sampling=sampling, adapter=self.adapter)
 
     def rank_completions(self, completions: Sequence[Completion]) -> npt.NDArray[np.float64]:

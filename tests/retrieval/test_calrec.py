@@ -74,3 +74,13 @@ def test_empty_prompt_is_an_error() -> None:
 def test_without_a_catalogue() -> None:
     with pytest.raises(ConfigError, match="index_catalogue"):
         CalrecRecommender(ScriptedLM([])).rank_completions([])
+
+
+async def test_inline_prompts_end_on_the_line_of_the_cue(films: Catalogue) -> None:
+    """The form of the items before, which a model that was never trained on the prompt goes on with."""
+    lm = ScriptedLM([f" {films.flat(7)}"] * 3)
+    recommender = CalrecRecommender(lm, adapter=None, config=CalrecConfig(samples=3, inline=True))
+    recommender.index_catalogue(films)
+    scores = await recommender.score([np.array([1, 2])], users=[0], seed=0)
+    assert int(scores[0].argmax()) == 7
+    assert lm.calls[0].text == history_prompt([films.flat(1), films.flat(2)]).removesuffix("\n")
