@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from llmrec.data.spec import load
 from llmrec.lm.local import LocalLM
-from llmrec.lm.protocol import LanguageModel
+from llmrec.lm.protocol import LanguageModel, Message
 from llmrec.testing.language_model import LanguageModelContract
 
 pytest.importorskip("gguf", reason="needs the extra gguf")
@@ -80,8 +80,13 @@ class TestGemma(LanguageModelContract):
     @pytest.fixture
     def lm(self, gemma: LocalLM) -> LanguageModel:
         # A base model has no chat template; the contract's chats need one.
-        gemma._codec.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        gemma._codec.tokenizer.chat_template = template
         return gemma
+
+    def rendered(self, lm: LanguageModel, messages: Sequence[Message]) -> str | None:
+        assert isinstance(lm, LocalLM)
+        return lm.render(messages).removeprefix("<bos>")  # a text prompt gets its begin token from the engine
 
     def reference_score(self, lm: LanguageModel, prompt: str, continuation: str, adapter: str | None) -> float | None:
         assert isinstance(lm, LocalLM)
