@@ -113,11 +113,10 @@ def _free(out: Path) -> Path:
     Raises:
         ConfigError: it exists.
     """
-    from llmrec.errors import ConfigError
+    from llmrec.lm.pretrained import check_free
 
     whole = out.expanduser().resolve()
-    if whole.exists():
-        raise ConfigError(f"the output folder exists, got {str(out)!r}; name another with --out, or delete it")
+    check_free(whole)
     return whole
 
 

@@ -50,6 +50,14 @@ class TokenCodec:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
+    def answer(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        """Text of an answer with its markup, without a final end token, cut before the first stop text."""
+        if len(tokens) and tokens[-1] in self.end_tokens:
+            tokens = tokens[:-1]
+        raw = self.decode(tokens)
+        cuts = [place for stop in stops if (place := raw.find(stop)) >= 0]
+        return raw[: min(cuts)] if cuts else raw
+
     def texts_of_tokens(self) -> Sequence[str]:
         """Text of every token alone, shape (n_vocabulary,); computed once."""
         if not self._texts:

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError, StorageError
-from llmrec.lm.pretrained import check_complete, first_line, quiet
+from llmrec.lm.pretrained import check_complete, check_free, first_line, quiet
 
 MAGIC = b"GGUF"
 RECORD = "import.json"
@@ -143,8 +143,7 @@ def import_gguf(
         ConfigError: transformers cannot read this architecture, or `out` exists.
         StorageError: the disk is full or not writable.
     """
-    if out.exists():
-        raise ConfigError(f"the output folder exists, got {str(out)!r}; name another with --out, or delete it")
+    check_free(out)
     facts = read_facts(file, expected_sha256=expected_sha256)
     _check_architecture(facts.architecture, file)
     _check_room(out, facts.parameters * _BYTES_PER_WEIGHT)

@@ -217,7 +217,8 @@ class LocalLM:
         while running:
             with self._with_adapter(adapter):
                 running = next(steps, True) is None
-            raw = self._raw(decoder.draws[0], sampling.stop).rstrip("\ufffd")  # half a character waits for the rest
+            raw = self._codec.answer(decoder.draws[0].tokens, sampling.stop)
+            raw = raw.rstrip("\ufffd")  # half a character waits for the rest
             ready = len(raw) - hold if running and decoder.draws[0].finish_reason is None else len(raw)
             if ready > sent:
                 yield Piece(raw[sent:ready])
@@ -361,19 +362,11 @@ class LocalLM:
             grammars=grammars,
         )
 
-    def _raw(self, draw: Draw, stops: tuple[str, ...]) -> str:
-        tokens = draw.tokens
-        if tokens and tokens[-1] in self._codec.end_tokens:
-            tokens = tokens[:-1]
-        raw = self._codec.decode(tokens)
-        cuts = [place for stop in stops if (place := raw.find(stop)) >= 0]
-        return raw[: min(cuts)] if cuts else raw
-
     def _completion(self, draw: Draw, job: _GenerateJob) -> Completion:
         if draw.error is not None:
             raise draw.error
         assert draw.finish_reason is not None
-        raw = self._raw(draw, job.sampling.stop)
+        raw = self._codec.answer(draw.tokens, job.sampling.stop)
         parsed = toolcalls.parse(raw, tools=job.tools)
         return Completion(
             text=self._codec.without_specials(parsed.text),

@@ -95,6 +95,16 @@ def check_complete(info: Mapping[str, Any], what: str) -> None:
         raise ModelNotFoundError(f"{what}: {len(missing)} weights are missing, {missing[0]!r} among them")
 
 
+def check_free(out: Path) -> None:
+    """Refuse to write over a folder.
+
+    Raises:
+        ConfigError: it exists.
+    """
+    if out.exists():
+        raise ConfigError(f"the output folder exists, got {str(out)!r}; name another with --out, or delete it")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bar for a load of milliseconds, and not the deprecations that peft meets inside transformers."""

@@ -178,7 +178,8 @@ class VllmLM:
         sample: Any = None
         async for output in self._host.stream(self._request(order, 0, streamed=True)):
             sample = output.outputs[0]
-            raw = self._raw(sample.token_ids, sampling.stop).rstrip("\ufffd")  # half a character waits for the rest
+            raw = self._codec.answer(sample.token_ids, sampling.stop)
+            raw = raw.rstrip("\ufffd")  # half a character waits for the rest
             ready = len(raw) if output.finished else len(raw) - hold
             if ready > sent:
                 yield Piece(raw[sent:ready])
@@ -307,7 +308,7 @@ class VllmLM:
     def _completion(
         self, tokens: tuple[int, ...], reason: Literal["stop", "length"], logprob: float, order: _Order
     ) -> Completion:
-        raw = self._raw(tokens, order.sampling.stop)
+        raw = self._codec.answer(tokens, order.sampling.stop)
         parsed = toolcalls.parse(raw, tools=order.tools)
         return Completion(
             text=self._codec.without_specials(parsed.text),
@@ -318,13 +319,6 @@ class VllmLM:
             raw=raw,
             repairs=parsed.repairs,
         )
-
-    def _raw(self, tokens: Sequence[int], stops: tuple[str, ...]) -> str:
-        if tokens and tokens[-1] in self._codec.end_tokens:
-            tokens = tokens[:-1]
-        raw = self._codec.decode(tokens)
-        cuts = [place for stop in stops if (place := raw.find(stop)) >= 0]
-        return raw[: min(cuts)] if cuts else raw
 
     async def _logprobs(
         self, prompt: tuple[int, ...], continuations: Sequence[Sequence[int]], adapter: str | None

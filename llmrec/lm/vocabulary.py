@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from llmrec.errors import ConfigError, ModelNotFoundError, StorageError
 from llmrec.lm.gguf import RECORD
-from llmrec.lm.pretrained import check_complete, first_line, quiet
+from llmrec.lm.pretrained import check_complete, check_free, first_line, quiet
 
 MAPPING = "vocabulary.json"
 _TOKENIZER = "tokenizer.json"
@@ -51,8 +51,7 @@ def cut_vocabulary(
         ModelNotFoundError: the folder holds no model.
         StorageError: the disk is full.
     """
-    if out.exists():
-        raise ConfigError(f"the output folder exists, got {str(out)!r}; name another with --out, or delete it")
+    check_free(out)
     spec = _read_spec(folder)
     from transformers import AutoTokenizer
 
