@@ -20,9 +20,9 @@ from llmrec.benchmark.protocol import FLOORS, evaluate
 from llmrec.data.dataset import Dataset
 from llmrec.data.spec import load
 from llmrec.data.splits import Split, leave_one_out
+from llmrec.ranking.registry import build
 from llmrec.retrieval.base import Recommender
 from llmrec.retrieval.calrec import CalrecConfig
-from llmrec.retrieval.registry import build
 
 SHOWN = ("recall@1", "recall@10", "ndcg@10", "mrr")
 

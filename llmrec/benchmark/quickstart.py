@@ -184,7 +184,7 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
 
 def _evaluate(job: Job) -> dict[str, Any]:
     from llmrec.benchmark.protocol import evaluate, steps
-    from llmrec.retrieval.registry import build
+    from llmrec.ranking.registry import build
 
     settings = job.config.evaluation
     models = {

@@ -103,7 +103,7 @@ def _with_floors(models: str) -> tuple[list[str], list[str]]:
     """Names in the order asked for, floors first where they were left out; and which were added."""
     from llmrec.benchmark.protocol import FLOORS
     from llmrec.errors import ConfigError
-    from llmrec.retrieval.registry import names as registered
+    from llmrec.ranking.registry import names as registered
 
     asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     if not asked:
@@ -160,7 +160,7 @@ def _build(
 ) -> dict[str, Recommender]:
     """Recommenders by name; the backbone is loaded once, and only for those that ask it."""
     from llmrec.errors import ConfigError
-    from llmrec.retrieval.registry import build, needs_backbone
+    from llmrec.ranking.registry import build, needs_backbone
 
     if backbone is None or not any(needs_backbone(name) for name in names):
         if adapter is not None:

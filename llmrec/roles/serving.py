@@ -117,7 +117,7 @@ def resources_for(
     """Load the dataset and fit item-kNN and the configured recommender on its training part."""
     from llmrec.data.spec import load
     from llmrec.data.splits import leave_one_out
-    from llmrec.retrieval import registry
+    from llmrec.ranking import registry
 
     dataset = load(config.dataset, seed=seed, cache=cache)
     split = leave_one_out(dataset.interactions)

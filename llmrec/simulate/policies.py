@@ -17,7 +17,7 @@ from llmrec.data.splits import Split
 from llmrec.errors import ConfigError
 from llmrec.lm.protocol import LanguageModel
 from llmrec.metrics.ranking import top_k
-from llmrec.retrieval import registry
+from llmrec.ranking import registry
 from llmrec.retrieval.base import Recommender
 from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.roles.brain import GrammarBrain
@@ -167,7 +167,7 @@ def build_policies(
     """Policies by name, fitted on the training part.
 
     ``agent`` and ``agent-blind`` call the fine-tuned recommender where the model has the adapter ``recommender``, else
-    item-kNN; ``random`` and every name of `llmrec.retrieval.registry` are the others.
+    item-kNN; ``random`` and every name of `llmrec.ranking.registry` are the others.
 
     Args:
         calrec: sampling of the generative recommender, alone and inside the agent; None takes the paper's.

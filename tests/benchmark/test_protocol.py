@@ -17,7 +17,7 @@ from llmrec.data.interactions import Interactions
 from llmrec.data.splits import Split, leave_one_out
 from llmrec.errors import ConfigError, ModelError
 from llmrec.metrics.ranking import MISS
-from llmrec.retrieval.registry import build
+from llmrec.ranking.registry import build
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -14,11 +14,11 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.interactions import Interactions
 from llmrec.data.splits import Split, leave_one_out
 from llmrec.errors import ConfigError, MissingDependencyError
+from llmrec.ranking.registry import build, names, needs_backbone
 from llmrec.retrieval.base import BACKOFF, Recommender
 from llmrec.retrieval.dense import DenseConfig, DenseIndex, DenseRecommender
 from llmrec.retrieval.item_knn import ItemKnnConfig, ItemKnnRecommender, count_following
 from llmrec.retrieval.popularity import PopularityRecommender, RandomRecommender
-from llmrec.retrieval.registry import build, names, needs_backbone
 from tests.retrieval.conftest import dataset_of
 
 WITHOUT_BACKBONE = [name for name in names() if not needs_backbone(name)]
