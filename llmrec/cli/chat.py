@@ -11,9 +11,12 @@ import typer
 from llmrec.cli.common import (
     DatasetOption,
     JsonOption,
+    RankerOption,
+    RecommenderOption,
     SeedOption,
     StyleOption,
-    brain_settings,
+    ToolsOption,
+    agent_settings,
     console,
     emit_json,
     output,
@@ -46,6 +49,9 @@ def chat(
     agent: Annotated[str, typer.Option("--agent", help="Name of an agent, or a folder with graph.py.")] = "recommender",
     adapter: Annotated[str | None, typer.Option("--adapter", help="LoRA adapter of the backbone to use.")] = None,
     style: StyleOption = "auto",
+    tools: ToolsOption = None,
+    recommender: RecommenderOption = None,
+    ranker: RankerOption = None,
     history: Annotated[
         str,
         typer.Option("--history", help="Item ids you took before, oldest first, separated by commas.", metavar="IDS"),
@@ -61,7 +67,7 @@ def chat(
 
         from llmrec.roles.loading import load_agent
 
-        changes: dict[str, Any] = {"dataset": dataset, **brain_settings(style)}
+        changes: dict[str, Any] = {"dataset": dataset, **agent_settings(style, tools, recommender, ranker)}
         if backbone is not None:
             changes["backbone"] = backbone
         if adapter is not None:

@@ -67,18 +67,46 @@ StyleOption = Annotated[
 ]
 
 
-def brain_settings(style: str) -> dict[str, str]:
-    """Settings of the recommender agent that `--style` stands for.
+ToolsOption = Annotated[
+    str | None,
+    typer.Option("--tools", help="Tools of the agent, comma-separated; default those of agent.yaml.", metavar="NAMES"),
+]
+RecommenderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recommender",
+        help="Behind the agent's tool recommend: a name such as knn or calrec, or the folder of a saved one.",
+        metavar="NAME|DIR",
+    ),
+]
+RankerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ranker",
+        help="Behind its tool rank, likewise (a saved blend, for example); default the recommender.",
+        metavar="NAME|DIR",
+    ),
+]
+
+
+def agent_settings(
+    style: str, tools: str | None = None, recommender: str | None = None, ranker: str | None = None
+) -> dict[str, Any]:
+    """Settings of the recommender agent that the options stand for.
 
     Raises:
-        ConfigError: there is no such style.
+        ConfigError: there is no such style or tool.
     """
     from llmrec.errors import ConfigError
+    from llmrec.tools.registry import allowed
 
     brains = {"auto": {}, "text": {"brain": "grammar"}, "chat": {"brain": "chat"}}
     if style not in brains:
         raise ConfigError(f"--style must be one of {', '.join(brains)}, got {style!r}")
-    return brains[style]
+    settings: dict[str, Any] = dict(brains[style])
+    if tools is not None:
+        settings["tools"] = tuple(allowed([name.strip() for name in tools.split(",") if name.strip()]))
+    return settings | {k: v for k, v in {"recommender": recommender, "ranker": ranker}.items() if v is not None}
 
 
 def console() -> Console:

@@ -10,10 +10,13 @@ import typer
 from llmrec.cli.common import (
     DatasetOption,
     JsonOption,
+    RankerOption,
+    RecommenderOption,
     SeedOption,
     StrictOption,
     StyleOption,
-    brain_settings,
+    ToolsOption,
+    agent_settings,
     console,
     emit,
     note,
@@ -36,7 +39,10 @@ def simulate(
     users: Annotated[int, typer.Option("--users", help="Simulated users; each meets every policy once.", min=1)] = 20,
     policy: Annotated[
         str,
-        typer.Option("--policy", help="Names, comma-separated: agent, agent-blind, popular, knn, random, calrec, ..."),
+        typer.Option(
+            "--policy",
+            help="Comma-separated: agent, agent-blind, popular, knn, ..., or folders of saved ones.",
+        ),
     ] = "agent,popular,knn",
     max_rounds: Annotated[int, typer.Option("--max-rounds", help="Rounds after which a session is cut.", min=1)] = 8,
     slate: Annotated[int, typer.Option("--slate", help="Items a round.", min=1, max=50)] = 5,
@@ -49,6 +55,9 @@ def simulate(
         typer.Option("--user-adapter/--no-user-adapter", help="Play users by the adapter, or by the bare backbone."),
     ] = True,
     style: StyleOption = "auto",
+    tools: ToolsOption = None,
+    recommender: RecommenderOption = None,
+    ranker: RankerOption = None,
     user: Annotated[
         str, typer.Option("--user", help="Simulated user: agent name or folder.", metavar="AGENT")
     ] = "user",
@@ -78,6 +87,7 @@ def simulate(
 
         names = [name.strip() for name in policy.split(",") if name.strip()]
         _check_names(names)
+        settings = agent_settings(style, tools, recommender, ranker)
         config = _user_config(user, user_adapter, style)
         with Journal(journal) as book:  # before the model is loaded: a wrong journal must fail in a second
             lm = _backbone(backbone, seed, device)
@@ -85,7 +95,7 @@ def simulate(
             if data.rejected:
                 note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
             split = leave_one_out(data.interactions)
-            policies = build_policies(names, data, split, lm, slate_size=slate, agent=brain_settings(style))
+            policies = build_policies(names, data, split, lm, slate_size=slate, agent=settings)
             started = time.perf_counter()
             with progress("sessions", users * len(names)) as advance:
                 result = asyncio.run(
@@ -119,12 +129,12 @@ def simulate(
 
 def _check_names(names: list[str]) -> None:
     from llmrec.errors import ConfigError
-    from llmrec.simulate.policies import policy_names
+    from llmrec.simulate.policies import check_policy, policy_names
 
-    unknown = [name for name in names if name not in policy_names()]
-    if unknown or not names:
-        wrong = repr(unknown[0]) if unknown else "no name"
-        raise ConfigError(f"--policy got {wrong}; choose from {', '.join(policy_names())}")
+    if not names:
+        raise ConfigError(f"--policy got no name; choose from {', '.join(policy_names())}")
+    for name in names:
+        check_policy(name)
 
 
 def _user_config(user: str, adapter: bool, style: str) -> UserConfig:

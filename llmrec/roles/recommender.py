@@ -41,7 +41,9 @@ class RecommenderConfig(BaseModel):
     adapter: str | None = None
     """LoRA adapter of the role; None is the bare backbone."""
     recommender: str = "knn"
-    """Behind the tool `recommend`: calrec (the fine-tuned language model), knn, popular, ..."""
+    """Behind the tool `recommend`: a name (calrec is the fine-tuned language model), or the folder of a saved one."""
+    ranker: str | None = None
+    """Behind the tool `rank` by taste: a name or a folder likewise; None is the recommender."""
     tools: tuple[str, ...] = ("search", "similar", "recommend", "popular", "filter", "rank")
     """Tools the role may call."""
     n: int = Field(default=5, ge=1, le=50)

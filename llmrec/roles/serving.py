@@ -121,13 +121,18 @@ def resources_for(
 
     dataset = load(config.dataset, seed=seed, cache=cache)
     split = leave_one_out(dataset.interactions)
-    neighbours = registry.build("knn")
-    neighbours.fit(dataset, split)
-    recommender: Recommender = neighbours
-    if config.recommender != "knn":
-        recommender = registry.build(config.recommender, lm=lm)
-        recommender.fit(dataset, split)
-    return build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
+    neighbours = registry.fitted("knn", dataset, split)
+    made: dict[str, Recommender] = {"knn": neighbours}
+    for spec in (config.recommender, config.ranker or config.recommender):
+        if spec not in made:
+            made[spec] = registry.fitted(spec, dataset, split, lm=lm)
+    return build_resources(
+        dataset,
+        train=split.train,
+        neighbours=neighbours,
+        recommender=made[config.recommender],
+        ranker=made[config.ranker or config.recommender],
+    )
 
 
 def _adapter(config: RecommenderConfig, lm: LanguageModel) -> str | None:

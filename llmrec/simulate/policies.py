@@ -122,25 +122,31 @@ def agent_policy(
     *,
     slate_size: int,
     recommender: Recommender | None = None,
+    ranker: Recommender | None = None,
     adapter: str | None = None,
     blind: bool = False,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> AgentPolicy:
     """The agent of ``agents/recommender`` over this dataset.
 
     Args:
         recommender: fitted, behind the tool `recommend`; None takes item-kNN, which also serves the tool `similar`.
+        ranker: fitted, behind `rank` by taste; None takes the recommender.
         adapter: LoRA adapter that reads and plans; None is the bare backbone.
         settings: replace those of agent.yaml, such as brain="chat" or prose=False.
     """
-    agent = load_agent("recommender", n=slate_size, adapter=adapter, **settings)
-    neighbours = registry.build("knn")
-    neighbours.fit(dataset, split)
-    resources = build_resources(dataset, train=split.train, neighbours=neighbours, recommender=recommender)
+    agent = load_agent("recommender", **{"n": slate_size, "adapter": adapter} | dict(settings or {}))
+    neighbours = registry.fitted("knn", dataset, split)
+    resources = build_resources(
+        dataset, train=split.train, neighbours=neighbours, recommender=recommender, ranker=ranker
+    )
     brain = brain_for(agent.config, lm, noun=dataset.item_noun)
     graph = agent.build(agent.config, resources=resources, brain=brain)
     asked = {"brain": "grammar" if isinstance(brain, GrammarBrain) else "chat"}  # what auto came to
-    used = agent.config.model_dump(mode="json") | asked | {"behind": _settings_of(recommender or neighbours)}
+    behind = {"behind": _settings_of(recommender or neighbours)}
+    if ranker is not None:
+        behind["ranked by"] = _settings_of(ranker)
+    used = agent.config.model_dump(mode="json") | asked | behind
     return AgentPolicy(graph, name="agent-blind" if blind else "agent", blind=blind, settings=used)
 
 
@@ -166,8 +172,9 @@ def build_policies(
 ) -> list[Policy]:
     """Policies by name, fitted on the training part.
 
-    ``agent`` and ``agent-blind`` call the fine-tuned recommender where the model has the adapter ``recommender``, else
-    item-kNN; ``random`` and every name of `llmrec.ranking.registry` are the others.
+    ``agent`` and ``agent-blind`` call the recommender that their settings name; if they name none, the fine-tuned one
+    where the model has the adapter ``recommender``, else item-kNN. ``random``, every name of `llmrec.ranking.registry`
+    and the folder of a saved recommender are the others.
 
     Args:
         calrec: sampling of the generative recommender, alone and inside the agent; None takes the paper's.
@@ -177,28 +184,51 @@ def build_policies(
         ConfigError: there is no such policy, or one is named twice.
     """
     for name in names:
-        if name not in policy_names():
-            raise ConfigError(f"no policy is called {name!r}; choose from {', '.join(policy_names())}")
+        check_policy(name)
     if len(set(names)) != len(names) or not names:
         raise ConfigError(f"name at least one policy and none twice, got {', '.join(names) or 'none'}")
-    generative = _calrec(dataset, split, lm, calrec) if "calrec" in names or _plays_recommender(lm) else None
+    settings = dict(agent or {})
+    made: dict[str, Recommender] = {}
+
+    def model(spec: str) -> Recommender:
+        if spec not in made:
+            calrec_here = spec == "calrec"
+            made[spec] = (
+                _calrec(dataset, split, lm, calrec) if calrec_here else registry.fitted(spec, dataset, split, lm=lm)
+            )
+        return made[spec]
+
     policies: list[Policy] = []
     for name in names:
         match name:
             case "agent" | "agent-blind":
-                behind = generative if _plays_recommender(lm) else None
-                blind = name != "agent"
-                made = agent_policy(
-                    dataset, split, lm, slate_size=slate_size, recommender=behind, blind=blind, **(agent or {})
+                behind = settings.get("recommender") or ("calrec" if _plays_recommender(lm) else "knn")
+                ranker = settings.get("ranker")
+                one = agent_policy(
+                    dataset,
+                    split,
+                    lm,
+                    slate_size=slate_size,
+                    recommender=model(behind),
+                    ranker=model(ranker) if ranker else None,
+                    blind=name != "agent",
+                    settings=settings | {"recommender": behind},
                 )
-                policies.append(made)
+                policies.append(one)
             case "random":
                 policies.append(RandomPolicy(len(dataset.catalogue)))
-            case "calrec" if generative is not None:
-                policies.append(RankingPolicy(generative, name=name))
             case _:
-                policies.append(_fitted(registry.build(name), name, dataset, split))
+                policies.append(RankingPolicy(model(name), name=name))
     return policies
+
+
+def check_policy(name: str) -> None:
+    """Raise `ConfigError` unless `build_policies` knows this policy."""
+    if name not in policy_names() and not registry.is_saved(name):
+        raise ConfigError(
+            f"no policy is called {name!r}; choose from {', '.join(policy_names())}, or name the folder of a saved "
+            "recommender"
+        )
 
 
 def _plays_recommender(lm: LanguageModel) -> bool:
@@ -210,8 +240,3 @@ def _calrec(dataset: Dataset, split: Split, lm: LanguageModel, config: CalrecCon
     recommender = registry.build("calrec", lm=lm, adapter=adapter, config=config)
     recommender.fit(dataset, split)
     return recommender
-
-
-def _fitted(recommender: Recommender, name: str, dataset: Dataset, split: Split) -> RankingPolicy:
-    recommender.fit(dataset, split)
-    return RankingPolicy(recommender, name=name)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmrec.errors import ToolError
 from llmrec.tools.base import ToolContext, ToolEvent, event
 from llmrec.tools.pool import Candidate, CandidatePool, ranked_pool
-from llmrec.tools.recommend import history_scores
+from llmrec.tools.recommend import configured, history_scores
 
 Key = Callable[[Candidate], float]
 
@@ -30,7 +30,7 @@ class RankArguments(BaseModel):
 
 
 class Rank:
-    """`match` keeps the scores of the tools so far; `taste` adds the place in the recommender's order to them; the
+    """`match` keeps the scores of the tools so far; `taste` adds the place in the ranker's order to them; the
     others replace the order.
     """
 
@@ -60,12 +60,12 @@ class Rank:
 
 
 async def _by_taste(pool: CandidatePool, context: ToolContext) -> tuple[CandidatePool, str]:
-    scores = await history_scores(context, "rank by taste")
+    model = configured(context.resources.ranker, "rank by taste")
+    scores = await history_scores(context, model, "rank by taste")
     rows = np.array(pool.rows, dtype=np.int64)
     order = rows[np.argsort(-scores[rows], kind="stable")]
     liked = ranked_pool(order, source="taste", reason="fits what you took before")
-    model = context.resources.recommender
-    return pool.merged(liked), f"by {model.name}" if model is not None else ""
+    return pool.merged(liked), f"by {model.name}"
 
 
 def _number_key(by: str, context: ToolContext) -> Key:

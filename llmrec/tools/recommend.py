@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec.errors import ToolError
+from llmrec.retrieval.base import Recommender
 from llmrec.tools.base import ToolContext, ToolEvent, event
 from llmrec.tools.pool import CandidatePool
 
@@ -29,25 +30,34 @@ class Recommend:
         self, pool: CandidatePool, arguments: RecommendArguments, context: ToolContext
     ) -> tuple[CandidatePool, ToolEvent]:
         """Score the catalogue for the history and merge the best."""
-        scores = await history_scores(context, self.name)
-        model = context.resources.recommender
-        assert model is not None, "history_scores checks it"
+        model = configured(context.resources.recommender, self.name)
+        scores = await history_scores(context, model, self.name)
         found = context.best(scores, arguments.n, source=self.name, reason="fits what you took before")
         after = pool.merged(found)
         return after, event(self, arguments, pool, after, f"by {model.name}")
 
 
-async def history_scores(context: ToolContext, tool: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def configured(model: Recommender | None, tool: str) -> Recommender:
+    """The model behind a tool.
+
+    Raises:
+        ToolError: none is configured.
+    """
+    if model is None:
+        raise ToolError(f"{tool} is not available: no recommender is configured; call search or popular instead")
+    return model
+
+
+async def history_scores(
+    context: ToolContext, model: Recommender, tool: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Scores of all items for the history, shape (n_items,); what the model left unscored is -inf.
 
     Raises:
-        ToolError: there is no history or no recommender.
+        ToolError: there is no history.
     """
     if not context.history:
         raise ToolError(f"{tool} needs a history and this user has none; call popular or search instead")
-    model = context.resources.recommender
-    if model is None:
-        raise ToolError(f"{tool} is not available: no recommender is configured; call search or popular instead")
     users = None if context.user is None else [context.user]
     scores = await model.score([np.array(context.history, dtype=np.int64)], users=users, seed=context.seed)
     row = np.asarray(scores[0], dtype=np.float64)

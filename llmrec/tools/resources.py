@@ -30,6 +30,8 @@ class Resources:
     """Item-item model for the tool `similar`; None: content alone."""
     recommender: Recommender | None = None
     """Behind the tool `recommend`; its name is reported with every call."""
+    ranker: Recommender | None = None
+    """Behind `rank` by taste; its name is reported with every call."""
 
 
 def build_resources(
@@ -38,6 +40,7 @@ def build_resources(
     train: Interactions | None = None,
     neighbours: Recommender | None = None,
     recommender: Recommender | None = None,
+    ranker: Recommender | None = None,
 ) -> Resources:
     """Build the indices of a dataset.
 
@@ -45,9 +48,11 @@ def build_resources(
         train: interactions that may be counted for popularity; None takes all of the dataset's.
         neighbours: fitted item-item model.
         recommender: fitted recommender; None takes `neighbours`.
+        ranker: fitted recommender that orders candidates by taste; None takes `recommender`.
     """
     catalogue = dataset.catalogue
     counted = dataset.interactions if train is None else train
+    retriever = recommender if recommender is not None else neighbours
     bm25 = Bm25Index([catalogue.document(row) for row in range(len(catalogue))])
     return Resources(
         dataset=dataset,
@@ -56,5 +61,6 @@ def build_resources(
         popularity=counted.item_counts(),
         grounder=Grounder(catalogue, bm25=bm25),
         neighbours=neighbours,
-        recommender=recommender if recommender is not None else neighbours,
+        recommender=retriever,
+        ranker=ranker if ranker is not None else retriever,
     )

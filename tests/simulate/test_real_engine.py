@@ -137,7 +137,7 @@ def test_the_commands(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["simulate", "--policy", "nonsense"], "--policy got 'nonsense'; choose from agent"),
+        (["simulate", "--policy", "nonsense"], "no policy is called 'nonsense'; choose from agent"),
         (["simulate", "--policy", ","], "--policy got no name"),
         (["simulate"], "need a language model"),
         (["simulate", "--user", "nobody"], "no agent 'nobody'"),
