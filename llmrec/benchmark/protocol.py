@@ -8,7 +8,7 @@ percentile bootstraps over users; differences to the floor are paired by user.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,7 +122,7 @@ async def evaluate(
     floor: str = "popular",
     batch_size: int = 256,
     n_resamples: int = 2000,
-    fit: bool = True,
+    fit: bool | Collection[str] = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Rank the whole catalogue for the same users with every model.
@@ -138,7 +138,7 @@ async def evaluate(
         floor: model that the others are compared with, user by user; without it no comparison is made.
         batch_size: users scored at once.
         n_resamples: bootstrap samples.
-        fit: fit the models first; False when they are fitted on this split already.
+        fit: fit the models first; False when they are fitted on this split already; or the names of those to fit.
         progress: called after each batch.
 
     Raises:
@@ -157,7 +157,7 @@ async def evaluate(
     results: dict[str, ModelResult] = {}
     for name, model in named.items():
         started = time.perf_counter()
-        if fit:
+        if fit is True or (fit is not False and name in fit):
             model.fit(dataset, split)
         fit_s = time.perf_counter() - started
         run = _Run(name, len(dataset.catalogue), cutoffs[-1], batch_size, progress)

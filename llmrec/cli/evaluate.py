@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 _ROLE = "recommender"
 _USUAL_CUTOFF = 10
+_BLEND = "blend"
+_BY_ID = "semantic-lm"
+_NO_PARTS = ("popular", "random")  # floors: nothing to blend
 
 
 @app.command()
@@ -35,7 +38,11 @@ def evaluate(
     dataset: DatasetOption = "films",
     models: Annotated[
         str,
-        typer.Option("--models", help="Names, comma-separated: popular, random, knn, bm25-lastitem, dense, calrec."),
+        typer.Option(
+            "--models",
+            help="Comma-separated: popular, random, knn, bm25-lastitem, dense, calrec, sasrec, ... or folders of saved "
+            "ones (llmrec rankers fit).",
+        ),
     ] = "popular,knn,bm25-lastitem",
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Language model for calrec: folder or hub id.", metavar="DIR")
@@ -74,8 +81,9 @@ def evaluate(
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
         _check_split(split)
+        fresh = _to_fit(names)
         recommenders = _build(
-            names, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature, "inline": inline}
+            fresh, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature, "inline": inline}
         )
         if added:
             note(f"added to the table as floors: {', '.join(added)}")
@@ -83,6 +91,7 @@ def evaluate(
         if data.rejected:
             note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
         data, parts = _protocol(data, split, k_core)
+        recommenders = {name: recommenders[name] if name in recommenders else _load(name, data) for name in names}
         with progress("evaluating", None if users is None else users * len(names)) as advance:
             result = asyncio.run(
                 run(
@@ -93,6 +102,7 @@ def evaluate(
                     seed=seed,
                     ks=cutoffs,
                     split=parts,
+                    fit=fresh,
                     progress=steps(advance),
                 )
             )
@@ -103,16 +113,20 @@ def _with_floors(models: str) -> tuple[list[str], list[str]]:
     """Names in the order asked for, floors first where they were left out; and which were added."""
     from llmrec.benchmark.protocol import FLOORS
     from llmrec.errors import ConfigError
+    from llmrec.ranking.registry import is_saved
     from llmrec.ranking.registry import names as registered
 
     asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     if not asked:
         raise ConfigError(f"--models names no recommender, got {models!r}; choose from {', '.join(registered())}")
-    unknown = [name for name in asked if name not in registered()]
+    unknown = [name for name in asked if name not in registered() and not is_saved(name)]
     if unknown:
-        raise ConfigError(f"no recommender is called {unknown[0]!r}; choose from {', '.join(registered())}")
+        raise ConfigError(
+            f"no recommender is called {unknown[0]!r}; choose from {', '.join(registered())}, or name the folder of a "
+            "saved one"
+        )
     added = [name for name in FLOORS if name not in asked]
-    return [*added, *asked], added
+    return sorted([*added, *asked], key=lambda name: name == _BLEND), added  # a blend's parts are fitted before it
 
 
 def _cutoffs(ks: str) -> list[int]:
@@ -155,6 +169,19 @@ def _protocol(data: Dataset, split: str, k_core: int) -> tuple[Dataset, Split]:
     return data, replace(parts, protocol=f"{k_core}-core, {parts.protocol}") if k_core else parts
 
 
+def _to_fit(names: list[str]) -> list[str]:
+    """The names that are no folders of saved recommenders."""
+    from llmrec.ranking.registry import is_saved
+
+    return [name for name in names if not is_saved(name)]
+
+
+def _load(folder: str, data: Dataset) -> Recommender:
+    from llmrec.ranking.registry import load
+
+    return load(Path(folder), data)
+
+
 def _build(
     names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
 ) -> dict[str, Recommender]:
@@ -162,20 +189,45 @@ def _build(
     from llmrec.errors import ConfigError
     from llmrec.ranking.registry import build, needs_backbone
 
-    if backbone is None or not any(needs_backbone(name) for name in names):
-        if adapter is not None:
-            raise ConfigError("--adapter belongs to calrec: name it in --models and give its --backbone")
-        return {name: build(name) for name in names}
+    plain = [name for name in names if name != _BLEND and not needs_backbone(name)]
+    asking = [name for name in names if needs_backbone(name)]
+    made = {name: build(name) for name in plain}
+    if backbone is not None and asking:
+        made |= _asking(asking, backbone, adapter, seed, device, sampling)
+    elif adapter is not None:
+        raise ConfigError("--adapter belongs to calrec and its kin: name one in --models and give its --backbone")
+    elif asking:
+        build(asking[0])  # says what is missing
+    if _BLEND in names:
+        parts = [made[name] for name in plain if name not in _NO_PARTS]
+        if len(parts) < 2:
+            raise ConfigError("a blend is made of the other models that --models names; name two or more beside it")
+        note(f"blend: of {', '.join(part.name for part in parts)}, weighted on validation users")
+        made[_BLEND] = build(_BLEND, parts=parts)
+    return made
+
+
+def _asking(
+    names: list[str], backbone: str, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
+) -> dict[str, Recommender]:
+    """The recommenders that ask a language model."""
     from llmrec.lm.loading import load_backbone
+    from llmrec.ranking.registry import build
     from llmrec.retrieval.calrec import CalrecConfig
 
     adapters = {} if adapter is None else {_ROLE: adapter}
     lm = load_backbone(backbone, adapters=adapters, seed=seed, device=device)
     tuned = _ROLE in lm.capabilities.adapters
-    if not tuned:
-        note("calrec asks the bare backbone, which has no recommender adapter; name a LoRA folder with --adapter")
-    options: dict[str, Any] = {"adapter": _ROLE if tuned else None, "config": CalrecConfig(**sampling)}
-    return {n: build(n, lm=lm, **options) if needs_backbone(n) else build(n) for n in names}
+    texts = [name for name in names if name != _BY_ID]  # an id generator brings an adapter of its own
+    if texts and not tuned:
+        note(
+            f"{', '.join(texts)}: the bare backbone is asked, which has no recommender adapter; name a LoRA folder "
+            "with --adapter"
+        )
+    options: dict[str, dict[str, Any]] = {name: {"adapter": _ROLE if tuned else None} for name in texts}
+    if "calrec" in options:
+        options["calrec"]["config"] = CalrecConfig(**sampling)
+    return {name: build(name, lm=lm, **options.get(name, {})) for name in names}
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "quickstart": "Train nano, fine-tune its roles, evaluate, simulate, and write a report: the whole tour.",
     "data": "Describe a dataset, or download one.",
     "evaluate": "Rank the catalogue for held-out users; recall, NDCG, coverage with confidence intervals.",
+    "rankers": "Train a recommender once, keep it in a folder, and say what is in one.",
+    "semid": "Build, describe and use semantic ids of a catalogue.",
     "finetune": "Fine-tune a role's LoRA adapter by a recipe.",
     "simulate": "Let simulated users talk to recommenders; every session goes to the journal.",
     "sessions": "List and read the sessions of a journal.",

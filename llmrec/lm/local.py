@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,18 @@ class _EmbedJob:
 
 
 _Job = _GenerateJob | _ScoreJob | _EmbedJob
+
+
+class OpenModel(NamedTuple):
+    """What a search of its own needs of a `LocalLM`."""
+
+    model: Any
+    """The causal language model, with the adapter in force."""
+    tokenizer: Any
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids of the prompts."""
+    tree: bool
+    """Whether the model takes a tree mask (see `llmrec.lm.rows.tree_layout_works`)."""
 
 
 class LocalLM:
@@ -110,11 +122,14 @@ class LocalLM:
         loaded = load_pretrained(str(path), choice)
         lm = cls(loaded.model, loaded.tokenizer, name=loaded.name, max_batch_tokens=max_batch_tokens)
         lm.hardware = choice
+        lm.folder = Path(path) if Path(path).is_dir() else None
         lm.base_content_hash = loaded.content_hash
         for name, folder in (adapters or {}).items():
             lm.load_adapter(name, Path(folder))
         return lm
 
+    folder: Path | None = None
+    """Where it was loaded from; None for a hub id and for a model that was passed in."""
     hardware: hardware.Hardware | None = None
     """What was chosen at loading; None for a model that was passed in."""
     base_content_hash: str | None = None
@@ -156,6 +171,28 @@ class LocalLM:
         """Hold the engine, with this adapter in force and gradients off."""
         with self._lock, self._switch.use(adapter), torch.inference_mode():
             yield
+
+    @contextmanager
+    def opened(
+        self, prompts: Sequence[str | Sequence[Message]] = (), *, adapter: str | None = None
+    ) -> Iterator[OpenModel]:
+        """Lend the model to a search of its own (such as `llmrec.semid.beam`); nobody else uses it meanwhile.
+
+        Args:
+            prompts: texts or chat messages, tokenised as for the verbs.
+            adapter: LoRA adapter by name, in force as long as the model is lent; None is the bare backbone.
+
+        Raises:
+            UnsupportedError: no such adapter.
+            ModelError: the model failed under the search.
+        """
+        self._check_adapter(adapter)
+        tokens = tuple(self._codec.prompt(prompt) for prompt in prompts)
+        try:
+            with self._with_adapter(adapter):
+                yield OpenModel(self._model, self._codec.tokenizer, tokens, self._takes_tree())
+        except (RuntimeError, MemoryError) as error:
+            raise ModelError(f"the model {self.name!r} failed under a search: {error}") from error
 
     def _check_adapter(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self._adapter_digests:
@@ -318,10 +355,13 @@ class LocalLM:
         if batch:
             yield batch
 
-    def _rows(self, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> Rows:
+    def _takes_tree(self) -> bool:
         if self._tree is None:
             self._tree = tree_layout_works(self._model)
-        layout = TreeRows if self._tree else CopiedRows
+        return self._tree
+
+    def _rows(self, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> Rows:
+        layout = TreeRows if self._takes_tree() else CopiedRows
         return layout(self._model, prompts, counts, room=room)
 
     def _run_generate(self, jobs: Sequence[_GenerateJob]) -> list[Any]:

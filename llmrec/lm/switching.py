@@ -38,6 +38,7 @@ class AdapterSwitch:
         self._model = model
         self._small = sum(parameter.numel() for parameter in model.parameters()) < merge_below
         self._peft: Any = None
+        self._with_rows: str | None = None  # an adapter beside the weights that has token rows
         self._merged: dict[str, _Weights] = {}
         self._swapped: _Weights = []  # what to put back to get the bare backbone
         self._current: str | None = None
@@ -69,7 +70,10 @@ class AdapterSwitch:
                 if merged is not None:
                     self._merged[name] = merged
                 else:
+                    self._check_order(config, where)
                     self._attach(name, folder)
+                    if _has_token_rows(config):
+                        self._with_rows = name
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{where} does not fit this backbone: {first_line(error)}") from error
         except (OSError, SafetensorError) as error:
@@ -82,7 +86,10 @@ class AdapterSwitch:
         shared = {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
         own = dict(self._model.named_parameters())
         copied = copy.deepcopy(self._model)
-        changed = PeftModel.from_pretrained(copied, str(folder)).merge_and_unload()
+        adapted = PeftModel.from_pretrained(copied, str(folder))
+        # Token rows are the same at both ends of tied weights; LoRA may change one end alone.
+        both_ends = _has_token_rows(adapted.peft_config["default"])
+        changed = adapted.merge_and_unload()
         tied = {id(p) for n, p in self._model.named_parameters(remove_duplicate=False) if n in shared - own.keys()}
         weights: _Weights = []
         for name, after in changed.named_parameters():
@@ -90,10 +97,18 @@ class AdapterSwitch:
             if before is None or before.shape != after.shape:
                 return None
             if not torch.equal(before, after):
-                if id(before) in tied:
+                if id(before) in tied and not both_ends:
                     return None
                 weights.append((before, after.detach().to(before.dtype)))
         return weights
+
+    def _check_order(self, config: Any, where: str) -> None:
+        """peft cannot add an adapter without token rows to a model that has one with them; the other way it can."""
+        if self._with_rows is not None and not _has_token_rows(config):
+            raise ConfigError(
+                f"{where} trains no token rows and must be loaded before {self._with_rows!r}, which does: name it "
+                "first, or put it first in adapters.json"
+            )
 
     def _attach(self, name: str, folder: Path) -> None:
         from peft import PeftModel
@@ -133,6 +148,10 @@ class AdapterSwitch:
         else:
             self._peft.set_adapter(name, inference_mode=True)
             yield
+
+
+def _has_token_rows(config: Any) -> bool:
+    return getattr(config, "trainable_token_indices", None) is not None
 
 
 def _check_targets(config: Any, model: Any, folder: Path, where: str) -> None:

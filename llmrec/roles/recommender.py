@@ -6,7 +6,7 @@ checkpointer can keep it and a journal can store it; the catalogue and the model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
@@ -161,12 +161,13 @@ class RecommenderNodes:
         context, notes, log = self._context(state), list(state["notes"]), TurnLog.of(state["record"])
         with log.step("tools"):
             pool, added = await completed(_pool(state), request, context, self.config.n, done=_events(state))
+            pool, ordered = await self._ranked(pool, _events(state), context)
         pool, remarks = slate_of(pool, request, context, self.config.n)
         catalogue = self.reader.catalogue
         return {
             "slate": list(pool.rows),
             "reasons": [answer.reason(candidate, request, catalogue) for candidate in pool.candidates],
-            "events": [*state["events"], *(asdict(event) for event in added)],
+            "events": [*state["events"], *(asdict(event) for event in [*added, *ordered])],
             "notes": [*notes, *remarks],
             "record": log.plain(),
         }
@@ -241,6 +242,17 @@ class RecommenderNodes:
             notes.append("nothing in the message could be read; it was searched for as it is")
             return understand.unread(message)
         return now
+
+    async def _ranked(
+        self, pool: CandidatePool, done: Sequence[ToolEvent], context: ToolContext
+    ) -> tuple[CandidatePool, list[ToolEvent]]:
+        """Let a ranker of its own order the candidates, unless the plan ranked them."""
+        own = self.resources.ranker is not self.resources.recommender
+        ranked = any(event.name == "rank" and not event.error for event in done)
+        if not own or ranked or not pool or not context.history or "rank" not in self.tools:
+            return pool, []
+        pool, event = await call(self.tools, ToolCall("rank", {"by": "taste"}), pool, context)
+        return pool, [event]
 
     def _checked(self, now: Request, blank: Form, notes: list[str], log: TurnLog) -> Request:
         """The reading, with everything avoided that the words of the message refuse."""

@@ -55,13 +55,25 @@ def out_of_catalogue(session: Session) -> int:
 
 def first_slate_ndcg(session: Session, split: Split) -> float:
     """NDCG of the first slate against the user's held-out items (validation and test), at the slate size. A proxy."""
-    place = int(np.searchsorted(split.users, session.user))
-    if place >= len(split.users) or int(split.users[place]) != session.user:
-        raise ConfigError(f"user {session.user!r} is not among the evaluated users of the split")
+    return slate_ndcg(session.rounds[0].slate if session.rounds else (), session.user, split, size=session.slate_size)
+
+
+def slate_ndcg(slate: Sequence[int], user: int, split: Split, *, size: int) -> float:
+    """NDCG of a slate against the user's held-out items (validation and test).
+
+    Args:
+        slate: catalogue rows, best first.
+        size: length that the slate could have had; the ideal slate is cut there.
+
+    Raises:
+        ConfigError: the split has no held-out items of this user.
+    """
+    place = int(np.searchsorted(split.users, user))
+    if place >= len(split.users) or int(split.users[place]) != user:
+        raise ConfigError(f"user {user!r} is not among the evaluated users of the split")
     held_out = {int(item) for item in (split.validation[place], split.test[place]) if item >= 0}
-    slate = session.rounds[0].slate if session.rounds else ()
-    gain = sum(1.0 / np.log2(place + 2.0) for place, item in enumerate(slate) if item in held_out)
-    ideal = sum(1.0 / np.log2(place + 2.0) for place in range(min(len(held_out), session.slate_size)))
+    gain = sum(1.0 / np.log2(rank + 2.0) for rank, item in enumerate(slate) if item in held_out)
+    ideal = sum(1.0 / np.log2(rank + 2.0) for rank in range(min(len(held_out), size)))
     return float(gain / ideal) if ideal else 0.0
 
 

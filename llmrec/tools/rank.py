@@ -30,7 +30,8 @@ class RankArguments(BaseModel):
 
 
 class Rank:
-    """`match` keeps the scores of the tools so far; `taste` adds the place in the ranker's order to them; the
+    """`match` keeps the scores of the tools so far; `taste` adds the place in the ranker's order to them (or
+    takes that order alone when nothing but `recommend` brought the candidates); the
     others replace the order.
     """
 
@@ -64,6 +65,9 @@ async def _by_taste(pool: CandidatePool, context: ToolContext) -> tuple[Candidat
     scores = await history_scores(context, model, "rank by taste")
     rows = np.array(pool.rows, dtype=np.int64)
     order = rows[np.argsort(-scores[rows], kind="stable")]
+    if all(candidate.source == "recommend" for candidate in pool.candidates):
+        # The same history brought them, so the two orders are no two pieces of evidence: the ranker's is taken.
+        return ranked_pool(order, source="recommend+taste", reason="fits what you took before"), f"by {model.name}"
     liked = ranked_pool(order, source="taste", reason="fits what you took before")
     return pool.merged(liked), f"by {model.name}"
 

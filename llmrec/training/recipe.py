@@ -81,21 +81,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> SftRecipe:
         path: YAML file.
         overrides: "key=value" or "lora.rank=8"; values are YAML.
 
+    Returns:
+        The recipe of the script that the file names.
+
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value is wrong; all faults at once.
     """
     values = _read_mapping(path)
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        apply_setting(values, text)
+    kind = _kind(values.get("script"))
     try:
-        return SftRecipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']} (got {_short(fault['input'])})"
             for fault in error.errors()
         )
         raise ConfigError(
-            f"recipe {path} is not valid: {faults}. Known keys: {', '.join(SftRecipe.model_fields)}"
+            f"recipe {path} is not valid: {faults}. Known keys: {', '.join(kind.model_fields)}"
         ) from error
 
 
@@ -113,6 +117,14 @@ def find_recipe(name: Path) -> Path:
     raise ConfigError(f"no recipe file, got {str(name)!r}; shipped recipes: {', '.join(sorted(shipped))}")
 
 
+def _kind(script: object) -> type[SftRecipe]:
+    if script == "semantic_ids.py":
+        from llmrec.training.semantic_recipe import SemanticRecipe  # it builds on this module
+
+        return SemanticRecipe
+    return SftRecipe
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -125,10 +137,15 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Put a setting such as "lora.rank=8" into nested values; the value is read as YAML.
+
+    Raises:
+        ConfigError: it is not key=value, its value is not YAML, or a key on the way is no group.
+    """
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set needs key=value, got {override!r}")
+        raise ConfigError(f"--set needs key=value, got {setting!r}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from llmrec.data.splits import leave_one_out
 from llmrec.errors import ModelError, UnsupportedError
 from llmrec.lm.scripted import Call, ScriptedLM
+from llmrec.retrieval.popularity import PopularityRecommender
 from llmrec.roles.brain import AnswerFacts, GrammarBrain
 from llmrec.roles.loading import load_agent
 from llmrec.roles.observation import Observation, Reply, Shown
@@ -286,3 +289,22 @@ def test_settings_refuse_unknown_keys_and_tools() -> None:
 
     with pytest.raises(ValidationError):
         RecommenderConfig(slate=3)  # type: ignore[call-arg]
+
+
+async def test_a_ranker_of_its_own_orders_what_the_tools_found_unless_the_plan_did(resources: Resources) -> None:
+    ranker = PopularityRecommender()
+    split = leave_one_out(resources.dataset.interactions)
+    ranker.fit(resources.dataset, split)
+    both = dataclasses.replace(resources, ranker=ranker)
+    feed = Observation(history=(0, 1))
+    plain = await turn(resources, [RECOMMEND, DONE], feed)
+    ranked = await turn(both, [RECOMMEND, DONE], feed)
+    assert [event.name for event in plain.events] == ["recommend"]
+    assert [event.name for event in ranked.events] == ["recommend", "rank"]
+    counts = split.train.item_counts()[list(ranked.slate)].tolist()
+    assert counts == sorted(counts, reverse=True)
+    assert ranked.slate != plain.slate
+    planned = await turn(both, [RECOMMEND, '{"name":"rank","arguments":{"by":"-year"}}', DONE], feed)
+    assert [dict(event.arguments) for event in planned.events] == [{}, {"by": "-year"}]
+    without = await turn(both, [RECOMMEND, DONE], feed, tools=("recommend", "popular"))
+    assert [event.name for event in without.events] == ["recommend"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
+from llmrec.data.splits import leave_one_out
 from llmrec.errors import ConfigError, ToolError
 from llmrec.lm.protocol import ToolCall
+from llmrec.retrieval.popularity import PopularityRecommender
 from llmrec.testing.tools import ToolContract
 from llmrec.tools.base import ToolContext, call
 from llmrec.tools.details import Details
@@ -190,3 +193,15 @@ def test_best_breaks_ties_in_catalogue_order(resources: Resources) -> None:
     context = ToolContext(resources, history=(4,), excluded=frozenset({0}))
     scores = np.zeros(len(context.catalogue))
     assert context.best(scores, 3, source="s", reason="r").rows == (1, 2, 3)
+
+
+async def test_rank_by_taste_asks_the_ranker_and_recommend_the_recommender(resources: Resources) -> None:
+    popular, knn = PopularityRecommender(), resources.neighbours
+    split = leave_one_out(resources.dataset.interactions)
+    popular.fit(resources.dataset, split)
+    both = dataclasses.replace(resources, ranker=popular)
+    context = ToolContext(both, history=(0, 1))
+    pool, found = await call(TOOLS, ToolCall("recommend", {}), EMPTY, context)
+    _, ranked = await call(TOOLS, ToolCall("rank", {"by": "taste"}), pool, context)
+    assert knn is not None
+    assert (found.note, ranked.note) == (f"by {knn.name}", "by popular")

@@ -1,0 +1,240 @@
+"""Give a backbone tokens for semantic ids, and train their rows together with one LoRA adapter.
+
+    llmrec finetune finetune/semantic_ids.yaml --set dataset=films --set backbone=runs/quickstart/backbone
+    accelerate launch finetune/semantic_ids.py finetune/semantic_ids.yaml --set backbone=Qwen/Qwen3-0.6B
+
+Writes `output/backbone` (the backbone with id tokens, its ids and its other adapters) and the adapter in `output`. A
+killed run goes on from its last checkpoint when it is started again with the same output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec.data.spec import load
+from llmrec.data.splits import leave_one_out
+from llmrec.errors import ConfigError
+from llmrec.lm.adapters import AdapterStore, content_hash
+from llmrec.lm.hardware import choose
+from llmrec.lm.pretrained import load_pretrained
+from llmrec.retrieval.semantic import semantic_ids
+from llmrec.semid.base import default_levels
+from llmrec.semid.codes import SemanticIds
+from llmrec.semid.quantiser import quantiser_config
+from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
+from llmrec.training.card import model_card
+from llmrec.training.examples import Encoded, supervised_tokens
+from llmrec.training.packed_examples import pack_examples
+from llmrec.training.quiet import quiet_libraries
+from llmrec.training.recipe import load_recipe
+from llmrec.training.semantic import IdMaterial, build_data
+from llmrec.training.semantic_recipe import SemanticRecipe
+from llmrec.training.sft import SftData, curve, first_and_best
+
+if TYPE_CHECKING:
+    from llmrec.data.dataset import Dataset
+    from llmrec.data.splits import Split
+    from llmrec.lm.hardware import Hardware
+
+
+def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the recipe; returns the facts that also stand in `training.json`."""
+    recipe = load_recipe(recipe_path, overrides)
+    if not isinstance(recipe, SemanticRecipe):
+        raise ConfigError(f"{recipe_path} is no recipe of this script, got script={recipe.script!r}")
+    with quiet_libraries():
+        return run(recipe)
+
+
+def run(recipe: SemanticRecipe) -> dict[str, Any]:
+    """Ids, backbone, data, trainer, adapter, card and curve, in that order."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    output = Path(recipe.output)
+    started = time.monotonic()
+    dataset = load(recipe.dataset, seed=recipe.seed)
+    split = leave_one_out(dataset.interactions)
+    backbone = prepare_backbone(recipe, dataset, split, output / "backbone")
+    ids = SemanticIds.load(backbone / IDS_FOLDER, dataset.catalogue)
+    hardware = choose(purpose="training")
+    base = load_pretrained(str(backbone), hardware)
+    data = build_data(IdMaterial(dataset, split, ids, recipe.history_items), recipe, base.tokenizer)
+    # Checkpoints of another recipe, backbone or dataset must never be taken up.
+    key = hashlib.sha256(f"{recipe.model_dump_json()} {base.name} {dataset.content_hash}".encode()).hexdigest()[:16]
+    checkpoints = output / "checkpoints" / key
+    tokens = token_numbers(base.tokenizer, ids)
+    trainer = make_trainer(base.model, base.tokenizer, tokens, data, recipe, checkpoints, hardware)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None)
+    trainer.save_model(str(output))
+    rows = curve(trainer.state.log_history)
+    if not trainer.is_world_process_zero():
+        return {"curve": rows}
+    store = AdapterStore.load(backbone)
+    store.add(recipe.role, output)  # behind the others: peft cannot add an adapter without token rows to one with them
+    store.save()
+    facts: dict[str, Any] = {
+        "dataset": dataset.name,
+        "base": base.name,
+        "n_train": len(data.train),
+        "n_validation": len(data.validation),
+        "n_longer": data.n_longer,
+        "n_supervised": supervised_tokens(data.train),
+        "n_tokens": sum(len(one.input_ids) for one in data.train),
+        "n_new_tokens": len(tokens),
+        "ids": {"fingerprint": ids.fingerprint, "sizes": list(ids.sizes)},
+        "best": first_and_best(rows)["best_validation_loss"],
+        "seconds": time.monotonic() - started,
+        "hardware": hardware.note,
+    }
+    shown = without_paths(recipe)
+    (output / "README.md").write_text(model_card(shown, facts), encoding="utf-8")
+    record = {**facts, "recipe": shown.model_dump(), "curve": rows}
+    (output / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if (logs := checkpoints / "runs").exists():
+        shutil.copytree(logs, output / "logs", dirs_exist_ok=True)  # TensorBoard events
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # the adapter is saved; they served resuming only
+    return record
+
+
+def prepare_backbone(recipe: SemanticRecipe, dataset: Dataset, split: Split, folder: Path) -> Path:
+    """The backbone with id tokens: the one of an earlier run where it is the same, else a new one.
+
+    Raises:
+        ConfigError: the folder holds a backbone that was made from something else.
+    """
+    source = Path(recipe.backbone).expanduser()
+    made_from = {
+        "backbone": content_hash(source),
+        "dataset": dataset.content_hash,
+        "ids": without_paths(recipe).ids.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        extend_backbone(source, folder, make_ids(recipe, dataset, split), seed=recipe.seed, made_from=made_from)
+    elif (found := read_record(folder)["made_from"]) != made_from:
+        wrong = [key for key, value in made_from.items() if found.get(key) != value]
+        raise ConfigError(
+            f"{str(folder)!r} was made from another {', '.join(wrong)} (got {found!r}); name another output, or "
+            "delete it"
+        )
+    return folder
+
+
+def make_ids(recipe: SemanticRecipe, dataset: Dataset, split: Split) -> SemanticIds:
+    """Ids that were built earlier, or new ones."""
+    settings = recipe.ids
+    if settings.folder is not None:
+        return SemanticIds.load(Path(settings.folder), dataset.catalogue)
+    levels = settings.levels or default_levels(len(dataset.catalogue))
+    config = quantiser_config(settings.quantiser, levels=levels)
+    return asyncio.run(semantic_ids(dataset, vectors=settings.vectors, config=config, split=split, seed=recipe.seed))
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    tokens: list[int],
+    data: SftData,
+    recipe: SemanticRecipe,
+    folder: Path,
+    hardware: Hardware,
+) -> Any:
+    """transformers' Trainer over a LoRA adapter that also trains the rows of `tokens`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    from llmrec.training.callbacks import Progress
+    from llmrec.training.loop import compile_layers
+
+    rows = rows_of(data.train, recipe, tokenizer.pad_token_id)
+    steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
+    every = max(1, steps // recipe.evaluations)
+    watch = bool(data.validation)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=int(recipe.warmup_fraction * steps),
+        weight_decay=recipe.weight_decay,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        bf16=hardware.dtype == torch.bfloat16,
+        use_cpu=hardware.device == "cpu",
+        logging_steps=max(1, steps // 40),
+        eval_strategy="steps" if watch else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=watch,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+    )
+    lora = LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules=recipe.lora.target_modules,
+        trainable_token_indices=trainable_rows(model, tokens),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        wrapped = get_peft_model(model, lora)
+    model.config.use_cache = False  # packed rows are masked by their position ids only where there is no cache
+    if hardware.compile:
+        compile_layers(model)
+    trainer = Trainer(
+        model=wrapped,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows_of(data.validation, recipe, tokenizer.pad_token_id) if watch else None,
+        callbacks=[Progress(f"adapter {recipe.role}")],
+    )
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
+
+def rows_of(encoded: Sequence[Encoded], recipe: SemanticRecipe, pad: int) -> Any:
+    """A `datasets.Dataset` of packed rows."""
+    import datasets
+
+    packed = pack_examples(encoded, length=recipe.max_tokens, pad=pad)
+    return datasets.Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
+
+
+def without_paths(recipe: SemanticRecipe) -> SemanticRecipe:
+    """The recipe with names in place of folders of this machine: cards and records travel."""
+    kind, _, path = recipe.dataset.partition(":")
+    names = {"dataset": f"{kind}:{Path(path).name}" if path else kind, "output": Path(recipe.output).name}
+    backbone = Path(recipe.backbone).name if Path(recipe.backbone).is_dir() else recipe.backbone
+    folder = None if recipe.ids.folder is None else Path(recipe.ids.folder).name
+    ids = recipe.ids.model_copy(update={"folder": folder})
+    return recipe.model_copy(update={**names, "backbone": backbone, "ids": ids})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args()
+    main(arguments.recipe, arguments.overrides)

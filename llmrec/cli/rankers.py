@@ -1,0 +1,139 @@
+"""``llmrec rankers``: train a recommender once and keep it; chats, simulations and evaluations take its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmrec.cli.common import (
+    DatasetOption,
+    JsonOption,
+    SeedOption,
+    console,
+    emit,
+    note,
+    output,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from llmrec.data.dataset import Dataset
+    from llmrec.data.splits import Split
+    from llmrec.retrieval.base import Recommender
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train recommenders, and say what is in a folder.")
+
+
+@app.command("fit")
+def fit(
+    model: Annotated[str, typer.Argument(metavar="NAME", help="sasrec, generative, ease, blend, ...")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.", metavar="DIR")],
+    dataset: DatasetOption = "films",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, such as width=128 or fit.epochs=40; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option("--parts", help="What a blend is made of: names and folders, comma-separated.", metavar="LIST"),
+    ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            "--vectors", help="Item vectors for a recommender that takes them: tfidf, minilm, ...", metavar="SPEC"
+        ),
+    ] = None,
+    json_output: JsonOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Fit on the training part of leave-one-out, pick on validation, and save. A killed training goes on."""
+    with run_command(resume="run the same command again to go on"):
+        import time
+
+        from llmrec.data.spec import load
+        from llmrec.data.splits import leave_one_out
+        from llmrec.errors import ConfigError
+        from llmrec.ranking import registry
+
+        if registry.is_saved(out):
+            raise ConfigError(f"{out} holds a saved recommender already; name another folder or remove it")
+        if not registry.saves(model):
+            able = ", ".join(name for name in registry.names() if registry.saves(name))
+            raise ConfigError(f"{model!r} keeps nothing on disk: name it as it is; these can be saved: {able}")
+        config = registry.settings(model, _values(set_ or []), seed=seed)
+        data = load(dataset, seed=seed)
+        split = leave_one_out(data.interactions)
+        options: dict[str, Any] = {} if config is None else {"config": config}
+        if parts is not None:
+            options["parts"] = [_part(name.strip(), data, split) for name in parts.split(",") if name.strip()]
+        if vectors is not None:
+            options["item_vectors"] = _vectors(vectors, data, split)
+        if registry.resumes(model):
+            options["checkpoint"] = out / "checkpoint"
+        started = time.perf_counter()
+        recommender: Any = registry.build(model, **options)
+        note(f"{model}: fitting on {data.name}, {len(split.train)} training events, {len(data.catalogue)} items")
+        with console().status("fitting"):
+            recommender.fit(data, split)
+        recommender.save(out)
+        answer = _facts(out) | {"seconds": round(time.perf_counter() - started, 1), "note": _note(recommender)}
+        emit(answer, json_output=json_output, render=_show)
+
+
+@app.command("describe")
+def describe(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved recommender.")],
+    json_output: JsonOption = False,
+) -> None:
+    """What a folder holds: kind, settings, training, and the catalogue that it belongs to."""
+    with run_command():
+        emit(_facts(folder), json_output=json_output, render=_show)
+
+
+def _values(texts: list[str]) -> dict[str, Any]:
+    from llmrec.training.recipe import apply_setting
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        apply_setting(values, text)
+    return values
+
+
+def _part(name: str, data: Dataset, split: Split) -> Recommender:
+    from llmrec.ranking import registry
+
+    note(f"part {name}: {'loading' if registry.is_saved(name) else 'fitting'}")
+    return registry.fitted(name, data, split)
+
+
+def _vectors(spec: str, data: Dataset, split: Split) -> Any:
+    import asyncio
+
+    from llmrec.retrieval.item_vectors import item_vectors
+
+    return asyncio.run(item_vectors(spec, data, split=split)).vectors
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    from llmrec.ranking.saved import describe_folder
+
+    return {"folder": str(folder), **describe_folder(folder)}
+
+
+def _note(recommender: Any) -> str:
+    told = getattr(recommender, "describe", None)
+    return str(told()) if callable(told) else ""
+
+
+def _show(answer: dict[str, Any]) -> None:
+    screen = output()
+    screen.print(f"{answer['kind']}: {answer['folder']}", soft_wrap=True, markup=False)
+    if answer.get("note"):
+        screen.print(answer["note"], soft_wrap=True, markup=False)
+    for name, value in answer.items():
+        if name not in ("kind", "folder", "note", "format", "training", "seconds"):
+            screen.print(f"{name}: {value}", soft_wrap=True, markup=False, style="dim")
+    if "seconds" in answer:
+        screen.print(f"{answer['seconds']} s; use it with: --recommender, --ranker or --models {answer['folder']}")

@@ -1,0 +1,32 @@
+"""The recipe of a backbone with id tokens: `finetune/semantic_ids.yaml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from llmrec.training.recipe import SftRecipe
+
+
+class IdSettings(BaseModel):
+    """Which semantic ids the tokens stand for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str | None = None
+    """Ids that were built earlier (llmrec semid build); None builds them with the settings below."""
+    vectors: str = "tfidf"
+    """Item vectors they are made from (llmrec.retrieval.item_vectors)."""
+    quantiser: Literal["kmeans", "balanced", "rqvae"] = "kmeans"
+    levels: tuple[PositiveInt, ...] | None = None
+    """Codes per level; None fits the size of the catalogue. More codes: fewer collisions, more rows to train."""
+
+
+class SemanticRecipe(SftRecipe):
+    """Id tokens and a LoRA adapter trained together."""
+
+    script: Literal["semantic_ids.py"] = "semantic_ids.py"  # type: ignore[assignment]  # another script
+    ids: IdSettings = IdSettings()
+    history_items: PositiveInt = 25
+    """Longest history in items; an item is one token per level."""

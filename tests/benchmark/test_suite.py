@@ -1,0 +1,110 @@
+"""A suite runs its cells once, goes on after a kill, and its table says what a reader needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrec.assets import asset
+from llmrec.benchmark.suite import CellResult, cells, run_cells
+from llmrec.benchmark.suite_config import SuiteConfig, load_suite
+from llmrec.benchmark.suite_table import lines, markdown
+from llmrec.errors import CacheError, ConfigError
+from llmrec.metrics.ranking import ndcg_at
+
+TINY = {"width": 8, "layers": 1, "heads": 1, "fit": {"epochs": 1, "validation_users": 50}}
+SUITE = SuiteConfig.model_validate(
+    {
+        "seeds": [0, 1],
+        "datasets": {
+            "films": {
+                "spec": "films",
+                "rows": {
+                    "popular": {"model": "popular", "seeded": False},
+                    "knn, narrow": {"model": "knn", "config": {"window": 2}, "seeded": False},
+                    "sasrec": {"model": "sasrec", "config": TINY},
+                },
+            }
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CellResult]]:
+    out = tmp_path_factory.mktemp("suite")
+    return out, run_cells(SUITE, list(cells(SUITE)), data="", out=out, say=lambda line: None)
+
+
+def test_what_draws_nothing_runs_once_and_the_rest_once_per_seed(results: tuple[Path, list[CellResult]]) -> None:
+    ran = [(one.cell.row, one.cell.seed) for one in results[1]]
+    assert ran == [("popular", 0), ("knn, narrow", 0), ("sasrec", 0), ("sasrec", 1)]
+    assert not np.array_equal(results[1][2].ranks, results[1][3].ranks)
+
+
+def test_finished_cells_are_not_run_again_and_a_changed_setting_is(results: tuple[Path, list[CellResult]]) -> None:
+    out, before = results
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    assert len(stamps) == 4
+    again = run_cells(SUITE, list(cells(SUITE)), data="", out=out, say=lambda line: None)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")} == stamps
+    np.testing.assert_array_equal(again[2].ranks, before[2].ranks)
+    plain = json.loads(SUITE.model_dump_json())
+    plain["datasets"]["films"]["rows"]["knn, narrow"]["config"]["window"] = 3
+    changed = SuiteConfig.model_validate(plain)
+    run_cells(changed, list(cells(changed, rows=["knn, narrow"])), data="", out=out, say=lambda line: None)
+    moved = [path for path in stamps if path.stat().st_mtime_ns != stamps[path]]
+    assert [path.parent.parent.name for path in moved] == ["knn, narrow"]
+
+
+def test_the_table_is_the_mean_over_seeds_of_the_users_own_values(results: tuple[Path, list[CellResult]]) -> None:
+    table = {line.row: line for line in lines(results[1], ks=SUITE.ks)}
+    by_seed = [ndcg_at(one.ranks, 10).mean() for one in results[1] if one.cell.row == "sasrec"]
+    line = table["sasrec"]
+    assert line.metrics["ndcg@10"].value == pytest.approx(np.mean(by_seed))
+    assert line.spread["ndcg@10"] == pytest.approx(np.std(by_seed, ddof=1))
+    assert line.metrics["ndcg@10"].low < line.metrics["ndcg@10"].value < line.metrics["ndcg@10"].high
+    assert table["popular"].spread["ndcg@10"] is None
+    assert line.parameters
+    text = markdown(list(table.values()), main=SUITE.main)
+    assert "| sasrec | ." in text
+    assert "± ." in text
+    assert "validation NDCG@10" in text  # how each training ended stands below the table
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    todo = list(cells(SUITE, rows=["popular"]))
+    run_cells(SUITE, todo, data="", out=tmp_path, say=lambda line: None)
+    (todo[0].folder(tmp_path) / "cell.json").write_text("{")
+    with pytest.raises(CacheError, match="is damaged"):
+        run_cells(SUITE, todo, data="", out=tmp_path, say=lambda line: None)
+
+
+def test_unknown_names_and_blends_of_what_comes_later_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no data set 'toys'; it has films"):
+        list(cells(SUITE, ["toys"]))
+    with pytest.raises(ConfigError, match="no line 'ease'; it has popular"):
+        list(cells(SUITE, rows=["ease"]))
+    path = tmp_path / "suite.yaml"
+    path.write_text("datasets: {films: {spec: films, rows: {both: {model: blend, parts: [knn]}, knn: {model: knn}}}}")
+    with pytest.raises(ConfigError, match="'both' blends 'knn', which does not stand above it"):
+        load_suite(path)
+
+
+def test_the_shipped_suite_is_valid_and_its_command_runs(tmp_path: Path) -> None:
+    assert load_suite(asset("eval/suites/sequential.yaml")).datasets
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("datasets: {films: {spec: films, rows: {popular: {model: popular, seeded: false}}}}")
+    script = str(asset("eval/sequential.py"))
+    command = [sys.executable, script, "--suite", str(suite), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "### films" in done.stdout
+    assert "commit " in done.stdout
+    wrong = subprocess.run([*command, "--datasets", "toys"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert "no data set 'toys'" in wrong.stderr

@@ -1,0 +1,86 @@
+"""`llmrec rankers`: trained once, kept, described, and taken by its folder where a recommender is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llmrec.cli.main import app
+
+SMALL = ["--set", "width=8", "--set", "heads=1", "--set", "layers=1", "--set", "fit.epochs=1"]
+
+
+def _run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rankers") / "sasrec"
+    code, out, err = _run("rankers", "fit", "sasrec", "--out", str(folder), *SMALL, "--seed", "3", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["kind"] == "sasrec"
+    assert answer["config"]["width"] == 8
+    assert answer["config"]["fit"]["seed"] == 3
+    assert "validation NDCG@10" in answer["note"]
+    return folder
+
+
+def test_a_folder_stands_where_a_name_does(saved: Path) -> None:
+    code, out, err = _run("evaluate", "--models", str(saved), "--users", "50", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert set(answer["models"]) == {"popular", "knn", str(saved)}
+    assert answer["seconds"][str(saved)]["fit"] < 0.1  # loaded, not trained again
+    assert "best of 1 epochs" in answer["notes"][str(saved)]
+
+
+def test_describe_tells_what_is_inside(saved: Path) -> None:
+    code, out, _ = _run("rankers", "describe", str(saved), "--json")
+    assert code == 0
+    assert json.loads(out)["training"]["epoch"] == 1
+    code, out, _ = _run("rankers", "describe", str(saved))
+    assert code == 0
+    assert "sasrec" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "knn", "--out", "x"], "'knn' keeps nothing on disk"),
+        (["fit", "oracle", "--out", "x"], "no recommender is called 'oracle'"),
+        (["fit", "sasrec", "--out", "x", "--set", "width"], "--set needs key=value, got 'width'"),
+        (["fit", "sasrec", "--out", "x", "--set", "width=wide"], "width: Input should be a valid integer"),
+        (["describe", "."], "recommender.json is missing"),
+    ],
+)
+def test_wrong_commands_end_with_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run("rankers", *arguments)
+    assert code == 2
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_written_over_and_another_catalogue_is_refused(saved: Path) -> None:
+    code, _, err = _run("rankers", "fit", "sasrec", "--out", str(saved), *SMALL)
+    assert code == 2
+    assert "holds a saved recommender already" in err
+    table = saved.parent / "own"
+    table.mkdir()
+    (table / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(30)))
+    rows = "".join(f"u{u},i{(u + 3 * k) % 30},{k}\n" for u in range(20) for k in range(6))
+    (table / "interactions.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    code, _, err = _run("evaluate", "--dataset", f"table:{table}", "--models", str(saved), "--users", "5")
+    assert code == 2
+    assert "was fitted on another catalogue" in err
