@@ -43,7 +43,7 @@ bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the bench
 	$(BIN)/python eval/scale_data.py --items 10000 100000 1000000 --per-item 10
 
 bench-decoding: $(VENV)/.stamp-dev ## our beam search under a prefix table against generate, one run; ends with a line of JSON
-	$(BIN)/python eval/bench_decoding.py
+	$(BIN)/python eval/bench_decoding.py --threads 2 --scale
 
 bench-sequential: $(VENV)/.stamp-dev ## the sequential benchmark on the data in DATA (hours; a stopped run goes on)
 	$(BIN)/python eval/sequential.py --data $(DATA) --out runs/sequential

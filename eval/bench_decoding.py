@@ -48,7 +48,7 @@ class Size:
     layers: int = 6
     heads: int = 6
     head_dim: int = 64
-    repeats: int = 3
+    repeats: int = 2
 
 
 QUICK = Size(items=500, users=3, beams=6, lengths=(12, 20), layers=2, heads=4, head_dim=8, repeats=1)

@@ -38,6 +38,7 @@ from llmrec.training.recipe import load_recipe
 from llmrec.training.semantic import IdMaterial, build_data
 from llmrec.training.semantic_recipe import SemanticRecipe
 from llmrec.training.sft import SftData, curve, first_and_best
+from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -159,41 +160,14 @@ def make_trainer(
 
     rows = rows_of(data.train, recipe, tokenizer.pad_token_id)
     steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
-    every = max(1, steps // recipe.evaluations)
     watch = bool(data.validation)
     arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=int(recipe.warmup_fraction * steps),
-        weight_decay=recipe.weight_decay,
+        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
         remove_unused_columns=False,
         label_names=["labels"],
-        bf16=hardware.dtype == torch.bfloat16,
-        use_cpu=hardware.device == "cpu",
-        logging_steps=max(1, steps // 40),
-        eval_strategy="steps" if watch else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=watch,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        report_to=["tensorboard"],
-        disable_tqdm=True,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
     )
     lora = LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=recipe.lora.target_modules,
+        **lora_settings(recipe),
         trainable_token_indices=trainable_rows(model, tokens),
         task_type="CAUSAL_LM",
     )

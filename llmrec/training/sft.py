@@ -99,50 +99,23 @@ def make_trainer(
     model: Any, tokenizer: PreTrainedTokenizerBase, data: SftData, recipe: SftRecipe, folder: Path, hardware: Hardware
 ) -> Any:
     """TRL's SFTTrainer over pre-tokenised examples, with a fresh LoRA adapter on a frozen backbone."""
-    import torch
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     from llmrec.training.callbacks import Progress
+    from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
     steps = max(1, recipe.epochs * len(data.train) // (recipe.batch_size * recipe.gradient_accumulation))
-    every = max(1, steps // recipe.evaluations)
     watch = bool(data.validation)
     arguments = SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=int(recipe.warmup_fraction * steps),
-        weight_decay=recipe.weight_decay,
+        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
         train_sampling_strategy="group_by_length",
         max_length=None,
-        bf16=hardware.dtype == torch.bfloat16,
-        use_cpu=hardware.device == "cpu",
         gradient_checkpointing=False,
-        logging_steps=max(1, steps // 40),
-        eval_strategy="steps" if watch else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=watch,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        report_to=["tensorboard"],
-        disable_tqdm=True,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
     )
     lora = LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=recipe.lora.target_modules,
+        **lora_settings(recipe),
         task_type="CAUSAL_LM",
     )
     trainer = SFTTrainer(
