@@ -61,7 +61,7 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
-def build(name: str, *, lm: LanguageModel | None = None, **options: Any) -> Recommender:
+def build(name: str, /, *, lm: LanguageModel | None = None, **options: Any) -> Recommender:
     """A fresh, unfitted recommender.
 
     Args:
