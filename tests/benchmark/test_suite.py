@@ -16,6 +16,7 @@ from llmrec.benchmark.suite_config import SuiteConfig, load_suite
 from llmrec.benchmark.suite_table import lines, markdown
 from llmrec.errors import CacheError, ConfigError
 from llmrec.metrics.ranking import ndcg_at
+from llmrec.ranking import registry
 
 TINY = {"width": 8, "layers": 1, "heads": 1, "fit": {"epochs": 1, "validation_users": 50}}
 SUITE = SuiteConfig.model_validate(
@@ -97,7 +98,9 @@ def test_unknown_names_and_blends_of_what_comes_later_are_refused(tmp_path: Path
 
 
 def test_the_shipped_suite_is_valid_and_its_command_runs(tmp_path: Path) -> None:
-    assert load_suite(asset("eval/suites/sequential.yaml")).datasets
+    for dataset in load_suite(asset("eval/suites/sequential.yaml")).datasets.values():
+        for row in dataset.rows.values():
+            registry.settings(row.model, row.config, seed=0)
     suite = tmp_path / "suite.yaml"
     suite.write_text("datasets: {films: {spec: films, rows: {popular: {model: popular, seeded: false}}}}")
     script = str(asset("eval/sequential.py"))
