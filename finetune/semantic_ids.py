@@ -9,11 +9,7 @@ killed run goes on from its last checkpoint when it is started again with the sa
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +26,16 @@ from llmrec.semid.base import default_levels
 from llmrec.semid.codes import SemanticIds
 from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
-from llmrec.training.card import model_card
 from llmrec.training.examples import Encoded, supervised_tokens
 from llmrec.training.packed_examples import pack_examples
 from llmrec.training.quiet import quiet_libraries
-from llmrec.training.recipe import load_recipe
+from llmrec.training.recipe import load_recipe_of
+from llmrec.training.run_folder import (
+    checkpoint_folder,
+    last_checkpoint,
+    run_script,
+    write_outcome,
+)
 from llmrec.training.semantic import IdMaterial, build_data
 from llmrec.training.semantic_recipe import SemanticRecipe
 from llmrec.training.sft import SftData, curve, first_and_best
@@ -48,17 +49,13 @@ if TYPE_CHECKING:
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
-    recipe = load_recipe(recipe_path, overrides)
-    if not isinstance(recipe, SemanticRecipe):
-        raise ConfigError(f"{recipe_path} is no recipe of this script, got script={recipe.script!r}")
+    recipe = load_recipe_of(SemanticRecipe, recipe_path, overrides)
     with quiet_libraries():
         return run(recipe)
 
 
 def run(recipe: SemanticRecipe) -> dict[str, Any]:
     """Ids, backbone, data, trainer, adapter, card and curve, in that order."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     output = Path(recipe.output)
     started = time.monotonic()
     dataset = load(recipe.dataset, seed=recipe.seed)
@@ -68,12 +65,10 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     hardware = choose(purpose="training")
     base = load_pretrained(str(backbone), hardware)
     data = build_data(IdMaterial(dataset, split, ids, recipe.history_items), recipe, base.tokenizer)
-    # Checkpoints of another recipe, backbone or dataset must never be taken up.
-    key = hashlib.sha256(f"{recipe.model_dump_json()} {base.name} {dataset.content_hash}".encode()).hexdigest()[:16]
-    checkpoints = output / "checkpoints" / key
+    checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
     tokens = token_numbers(base.tokenizer, ids)
     trainer = make_trainer(base.model, base.tokenizer, tokens, data, recipe, checkpoints, hardware)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     trainer.save_model(str(output))
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
@@ -95,14 +90,7 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,
     }
-    shown = without_paths(recipe)
-    (output / "README.md").write_text(model_card(shown, facts), encoding="utf-8")
-    record = {**facts, "recipe": shown.model_dump(), "curve": rows}
-    (output / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    if (logs := checkpoints / "runs").exists():
-        shutil.copytree(logs, output / "logs", dirs_exist_ok=True)  # TensorBoard events
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # the adapter is saved; they served resuming only
-    return record
+    return write_outcome(named_ids(recipe), facts, rows, checkpoints)
 
 
 def prepare_backbone(recipe: SemanticRecipe, dataset: Dataset, split: Split, folder: Path) -> Path:
@@ -115,7 +103,7 @@ def prepare_backbone(recipe: SemanticRecipe, dataset: Dataset, split: Split, fol
     made_from = {
         "backbone": content_hash(source),
         "dataset": dataset.content_hash,
-        "ids": without_paths(recipe).ids.model_dump(mode="json"),
+        "ids": named_ids(recipe).ids.model_dump(mode="json"),
         "seed": recipe.seed,
     }
     if not folder.exists():
@@ -196,19 +184,11 @@ def rows_of(encoded: Sequence[Encoded], recipe: SemanticRecipe, pad: int) -> Any
     return datasets.Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
 
 
-def without_paths(recipe: SemanticRecipe) -> SemanticRecipe:
-    """The recipe with names in place of folders of this machine: cards and records travel."""
-    kind, _, path = recipe.dataset.partition(":")
-    names = {"dataset": f"{kind}:{Path(path).name}" if path else kind, "output": Path(recipe.output).name}
-    backbone = Path(recipe.backbone).name if Path(recipe.backbone).is_dir() else recipe.backbone
+def named_ids(recipe: SemanticRecipe) -> SemanticRecipe:
+    """The recipe with the name of its folder of ids in place of the path: cards and records travel."""
     folder = None if recipe.ids.folder is None else Path(recipe.ids.folder).name
-    ids = recipe.ids.model_copy(update={"folder": folder})
-    return recipe.model_copy(update={**names, "backbone": backbone, "ids": ids})
+    return recipe.model_copy(update={"ids": recipe.ids.model_copy(update={"folder": folder})})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    arguments = parser.parse_args()
-    main(arguments.recipe, arguments.overrides)
+    run_script(main, __doc__)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrec.training.recipe import SftRecipe
+    from llmrec.training.recipe import Recipe
 
 _CARD = """\
 ---
@@ -48,7 +48,7 @@ Recipe:
 """
 
 
-def model_card(recipe: SftRecipe, facts: dict[str, Any]) -> str:
+def model_card(recipe: Recipe, facts: dict[str, Any]) -> str:
     """Markdown text of the card; `facts` fills the table (see `finetune/sft.py`)."""
     return _CARD.format(
         role=recipe.role,

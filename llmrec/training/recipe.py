@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -37,13 +38,13 @@ class LoraSettings(BaseModel):
     target_modules: str | list[str] = "all-linear"
 
 
-class SftRecipe(BaseModel):
-    """Supervised fine-tuning of one role's adapter."""
+class Recipe(BaseModel):
+    """What every recipe sets; those of a script add their own settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    script: Literal["sft.py"] = "sft.py"
-    """Script beside the recipe that runs it."""
+    script: str
+    """Script of finetune/ that runs it."""
     role: str
     """Name of the adapter: recommender, user, agent, ..."""
     dataset: str
@@ -52,12 +53,6 @@ class SftRecipe(BaseModel):
     """Model folder or hub id."""
     output: str
     """Folder for adapter, model card and curves."""
-    data: dict[str, float]
-    """Kinds of training examples (llmrec.training.corpus) and the share of examples of each."""
-    examples: PositiveInt = 2000
-    """Training examples."""
-    validation_examples: NonNegativeInt = 100
-    """Examples of the same kinds, from users that no training example is from, whose loss is watched."""
     history_items: PositiveInt = 15
     max_tokens: PositiveInt = 512
     """Longest example; longer ones are left out and counted."""
@@ -69,12 +64,39 @@ class SftRecipe(BaseModel):
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
     evaluations: PositiveInt = 4
-    """How often the validation loss is measured; the adapter of the lowest one is kept."""
+    """How often the validation data are looked at; the adapter that did best on them is kept."""
     lora: LoraSettings = LoraSettings()
     seed: NonNegativeInt = 0
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> SftRecipe:
+class MixRecipe(Recipe):
+    """Training on a mix of kinds of examples."""
+
+    data: dict[str, float]
+    """Kinds of training examples (llmrec.training.corpus) and the share of examples of each."""
+    examples: PositiveInt = 2000
+    """Training examples."""
+    validation_examples: NonNegativeInt = 100
+    """Examples of the same kinds, from users that no training example is from, whose loss is watched."""
+
+
+class SftRecipe(MixRecipe):
+    """Supervised fine-tuning of one role's adapter."""
+
+    script: Literal["sft.py"] = "sft.py"
+
+
+_RECIPES = {
+    "sft.py": "llmrec.training.recipe:SftRecipe",
+    "semantic_ids.py": "llmrec.training.semantic_recipe:SemanticRecipe",
+}
+"""The recipe class of each script, by name: they build on this module."""
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
@@ -117,12 +139,29 @@ def find_recipe(name: Path) -> Path:
     raise ConfigError(f"no recipe file, got {str(name)!r}; shipped recipes: {', '.join(sorted(shipped))}")
 
 
-def _kind(script: object) -> type[SftRecipe]:
-    if script == "semantic_ids.py":
-        from llmrec.training.semantic_recipe import SemanticRecipe  # it builds on this module
+def load_recipe_of(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
+    """`load_recipe` for a script, which takes its own recipes alone.
 
-        return SemanticRecipe
-    return SftRecipe
+    Raises:
+        ConfigError: as `load_recipe`, and for the recipe of another script.
+    """
+    recipe = load_recipe(path, overrides)
+    if not isinstance(recipe, kind):
+        raise ConfigError(f"{path} is a recipe of {recipe.script}, not of this script; run: llmrec finetune {path}")
+    return recipe
+
+
+def _kind(script: object) -> type[Recipe]:
+    """The recipe class of a script.
+
+    Raises:
+        ConfigError: there is no such script.
+    """
+    if script not in _RECIPES:
+        raise ConfigError(f"a recipe must name its script, got script={script!r}; scripts: {', '.join(_RECIPES)}")
+    module, _, name = _RECIPES[str(script)].partition(":")
+    kind: type[Recipe] = getattr(import_module(module), name)
+    return kind
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from llmrec.training.recipe import SftRecipe
+from llmrec.training.recipe import MixRecipe
 
 
 class IdSettings(BaseModel):
@@ -23,10 +23,10 @@ class IdSettings(BaseModel):
     """Codes per level; None fits the size of the catalogue. More codes: fewer collisions, more rows to train."""
 
 
-class SemanticRecipe(SftRecipe):
+class SemanticRecipe(MixRecipe):
     """Id tokens and a LoRA adapter trained together."""
 
-    script: Literal["semantic_ids.py"] = "semantic_ids.py"  # type: ignore[assignment]  # another script
+    script: Literal["semantic_ids.py"] = "semantic_ids.py"
     ids: IdSettings = IdSettings()
     history_items: PositiveInt = 25
     """Longest history in items; an item is one token per level."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
     from llmrec.lm.hardware import Hardware
-    from llmrec.training.recipe import SftRecipe
+    from llmrec.training.recipe import MixRecipe
 
 
 VALIDATION_SHARE = 0.1
@@ -36,7 +36,7 @@ class SftData(NamedTuple):
     """Examples left out because they exceed max_tokens."""
 
 
-def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase) -> SftData:
+def build_data(dataset: Dataset, split: Split, recipe: MixRecipe, tokenizer: PreTrainedTokenizerBase) -> SftData:
     """Examples for training and validation, from different users.
 
     Raises:
@@ -69,7 +69,7 @@ def build_data(dataset: Dataset, split: Split, recipe: SftRecipe, tokenizer: Pre
     return SftData([train[int(index)] for index in order], validation, n_longer)
 
 
-def user_parts(split: Split, recipe: SftRecipe) -> tuple[Split, Split]:
+def user_parts(split: Split, recipe: MixRecipe) -> tuple[Split, Split]:
     """The split twice: with the training events of the validation users alone, and with those of all others."""
     train = split.train
     users = np.flatnonzero(train.lengths() >= 2)
@@ -96,7 +96,7 @@ def as_columns(encoded: Sequence[Encoded]) -> Any:
 
 
 def make_trainer(
-    model: Any, tokenizer: PreTrainedTokenizerBase, data: SftData, recipe: SftRecipe, folder: Path, hardware: Hardware
+    model: Any, tokenizer: PreTrainedTokenizerBase, data: SftData, recipe: MixRecipe, folder: Path, hardware: Hardware
 ) -> Any:
     """TRL's SFTTrainer over pre-tokenised examples, with a fresh LoRA adapter on a frozen backbone."""
     from peft import LoraConfig

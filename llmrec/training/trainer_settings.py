@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.training.recipe import SftRecipe
+from llmrec.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from llmrec.lm.hardware import Hardware
 
 
-def trainer_settings(recipe: SftRecipe, *, folder: Path, steps: int, watch: bool, hardware: Hardware) -> dict[str, Any]:
+def trainer_settings(recipe: Recipe, *, folder: Path, steps: int, watch: bool, hardware: Hardware) -> dict[str, Any]:
     """What every recipe's trainer shares, as arguments of transformers' `TrainingArguments` and its children.
 
     Args:
@@ -51,7 +51,7 @@ def trainer_settings(recipe: SftRecipe, *, folder: Path, steps: int, watch: bool
     }
 
 
-def lora_settings(recipe: SftRecipe) -> dict[str, Any]:
+def lora_settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe's LoRA, as arguments of peft's `LoraConfig`."""
     lora = recipe.lora
     return {

@@ -18,7 +18,7 @@ from llmrec.errors import ConfigError, DataError
 from llmrec.lm.adapters import content_hash, read_stamp
 from llmrec.training.callbacks import Progress
 from llmrec.training.examples import IGNORED, supervised_tokens
-from llmrec.training.recipe import find_recipe, load_recipe
+from llmrec.training.recipe import SftRecipe, find_recipe, load_recipe, load_recipe_of
 from llmrec.training.sft import build_data, curve, first_and_best, user_parts
 
 RECIPE = asset("finetune/recommender.yaml")
@@ -70,7 +70,7 @@ def test_card_curve_and_stamp_are_written(adapter: Path, mini_folder: Path) -> N
 def test_history_labels_carry_no_loss(films: Dataset, films_split: Split, mini_folder: Path) -> None:
     """Whatever stands in the history, only the target's tokens are learnt."""
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
-    recipe = load_recipe(RECIPE, ["examples=40", "validation_examples=4"])
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["examples=40", "validation_examples=4"])
     data = build_data(films, films_split, recipe, tokenizer)
     for one in data.train:
         first = next(place for place, label in enumerate(one.labels) if label != IGNORED)
@@ -93,7 +93,7 @@ def test_loss_rewards_the_next_token_not_the_current_one(mini_folder: Path) -> N
 
 
 def test_validation_users_are_others(films: Dataset, films_split: Split, mini_folder: Path) -> None:
-    recipe = load_recipe(RECIPE, ["examples=100", "validation_examples=30"])
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["examples=100", "validation_examples=30"])
     watched, others = user_parts(films_split, recipe)
     n_watched, n_others = (int((part.train.lengths() > 0).sum()) for part in (watched, others))
     assert n_watched == round(0.1 * len(films_split.users))
@@ -105,7 +105,7 @@ def test_validation_users_are_others(films: Dataset, films_split: Split, mini_fo
 
 
 def test_without_validation_nothing_is_measured(films: Dataset, films_split: Split, mini_folder: Path) -> None:
-    recipe = load_recipe(RECIPE, ["examples=20", "validation_examples=0"])
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["examples=20", "validation_examples=0"])
     data = build_data(films, films_split, recipe, AutoTokenizer.from_pretrained(mini_folder))
     assert not data.validation
     assert first_and_best([{"step": 1.0, "loss": 2.0}]) == {"first_loss": 2.0, "best_validation_loss": None}
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_and_other_checkpoints_are_not_taken_up(
 
 def test_nothing_fits(films: Dataset, films_split: Split, mini_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
-    recipe = load_recipe(RECIPE, ["examples=20", "max_tokens=3"])
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["examples=20", "max_tokens=3"])
     with pytest.raises(DataError, match="max_tokens=3"):
         build_data(films, films_split, recipe, tokenizer)
 
@@ -165,12 +165,12 @@ def test_shipped_recipes_are_valid_and_found_by_name() -> None:
 )
 def test_wrong_settings_are_named(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_recipe(RECIPE, [override])
+        load_recipe_of(SftRecipe, RECIPE, [override])
 
 
 def test_all_faults_come_at_once() -> None:
     with pytest.raises(ConfigError, match=r"epochs.*batch_size|batch_size.*epochs"):
-        load_recipe(RECIPE, ["epochs=0", "batch_size=-1"])
+        load_recipe_of(SftRecipe, RECIPE, ["epochs=0", "batch_size=-1"])
 
 
 def test_unknown_recipe() -> None:
@@ -181,7 +181,7 @@ def test_unknown_recipe() -> None:
 def test_unknown_kind_of_data(films: Dataset, films_split: Split, mini_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
     with pytest.raises(ConfigError, match="kinds:"):
-        build_data(films, films_split, load_recipe(RECIPE, ["data={poems: 1.0}"]), tokenizer)
+        build_data(films, films_split, load_recipe_of(SftRecipe, RECIPE, ["data={poems: 1.0}"]), tokenizer)
 
 
 def test_curve_rows() -> None:
