@@ -17,7 +17,7 @@ from llmrec.benchmark.machine import machine_facts
 from llmrec.benchmark.suite import cells, run_cells
 from llmrec.benchmark.suite_config import load_suite
 from llmrec.benchmark.suite_table import lines, markdown
-from llmrec.errors import UserError
+from llmrec.errors import ConfigError, UserError
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sequential"))
     parser.add_argument("--datasets", help="only these, comma-separated")
     parser.add_argument("--rows", help="only these lines (and those that they blend), comma-separated")
+    parser.add_argument("--orders", help="file, shuffled or both, comma-separated")
     parser.add_argument("--seeds", help="only these, comma-separated")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args()
@@ -57,11 +58,11 @@ def main() -> None:
         suite = load_suite(options.suite)
         if options.seeds:
             suite = suite.model_copy(update={"seeds": tuple(int(seed) for seed in options.seeds.split(","))})
-        named = {name: value.split(",") if (value := getattr(options, name)) else None for name in ("datasets", "rows")}
-        todo = list(cells(suite, named["datasets"], named["rows"]))
-        results = run_cells(
-            suite, todo, data=options.data, out=options.out, say=lambda line: print(line, file=sys.stderr)
-        )
+        names = ("datasets", "rows", "orders")
+        named = {name: value.split(",") if (value := getattr(options, name)) else None for name in names}
+        if not (todo := list(cells(suite, **named))):
+            raise ConfigError(f"nothing to run: no data set of the suite has the order {options.orders!r}")
+        results = run_cells(suite, todo, data=options.data, out=options.out, say=say)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     table = lines(results, ks=suite.ks)

@@ -23,6 +23,7 @@ from llmrec.benchmark.protocol import evaluate
 from llmrec.benchmark.suite_config import DatasetConfig, Order, RowConfig, SuiteConfig
 from llmrec.errors import CacheError, ConfigError
 from llmrec.ranking import registry
+from llmrec.ranking.progress import told
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -59,12 +60,18 @@ class CellResult:
     """Rank of each user's target, shape (n_users,)."""
 
 
-def cells(suite: SuiteConfig, datasets: list[str] | None = None, rows: list[str] | None = None) -> Iterator[Cell]:
+def cells(
+    suite: SuiteConfig,
+    datasets: list[str] | None = None,
+    rows: list[str] | None = None,
+    orders: list[Order] | None = None,
+) -> Iterator[Cell]:
     """All cells in the order in which they are run.
 
     Args:
         datasets: only these.
         rows: only these lines, and those that they blend.
+        orders: only these.
 
     Raises:
         ConfigError: a name is not in the suite.
@@ -75,7 +82,9 @@ def cells(suite: SuiteConfig, datasets: list[str] | None = None, rows: list[str]
         dataset = suite.datasets[name]
         wanted = _wanted(dataset, rows)
         for order in dataset.orders:
-            for seed in suite.seeds:
+            if orders is not None and order not in orders:
+                continue
+            for seed in suite.seeds if order == "file" else suite.seeds[: suite.shuffled_seeds]:
                 for label in wanted:
                     row = dataset.rows[label]
                     if row.seeded or seed == suite.seeds[0]:
@@ -106,7 +115,7 @@ def run_cells(suite: SuiteConfig, todo: list[Cell], *, data: str, out: Path, say
         label = f"[{number}/{len(todo)}] {cell.dataset} ({cell.order} order) {cell.row}, seed {cell.seed}"
         if found is None:
             say(f"{label} ...")
-            found = _run(cell, suite, dataset, split, folder, key, out)
+            found = _run(cell, suite, dataset, split, folder, key, out, say)
         main = ", ".join(f"{name} {found.facts['metrics'][name]['value']:.4f}" for name in suite.main)
         say(f"{label}: {main}; {found.facts['fit_minutes']:.1f} min")
         results.append(found)
@@ -186,11 +195,11 @@ def _shuffled(dataset: Dataset) -> Dataset:
 
 
 def _run(
-    cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, key: str, out: Path
+    cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, key: str, out: Path, say: Say
 ) -> CellResult:
     """Fit, save, evaluate on the test targets."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = _build(cell, suite, dataset, split, folder, out)
+    model = _build(cell, suite, dataset, split, folder, out, say)
     started = time.monotonic()
     model.fit(dataset, split)
     minutes = (time.monotonic() - started) / 60
@@ -219,28 +228,33 @@ def _run(
     return CellResult(cell, facts, result.ranks)
 
 
-def _build(cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, out: Path) -> Recommender:
+def _build(
+    cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, out: Path, say: Say
+) -> Recommender:
     row = cell.settings
     config = registry.settings(row.model, row.config, seed=cell.seed)
     options: dict[str, Any] = {"name": cell.row} | ({} if config is None else {"config": config})
     if row.parts:
-        options["parts"] = [_part(cell, name, suite, dataset, split, out) for name in row.parts]
+        options["parts"] = [_part(cell, name, suite, dataset, split, out, say) for name in row.parts]
     if row.item_vectors is not None:
         from llmrec.retrieval.item_vectors import item_vectors
 
         options["item_vectors"] = asyncio.run(item_vectors(row.item_vectors, dataset, split=split)).vectors
     if registry.resumes(row.model):
         options["checkpoint"] = folder / "checkpoint"
+        options["report"] = told(lambda line: say(f"  {cell.row}: {line}"))
     return registry.build(row.model, **options)
 
 
-def _part(cell: Cell, name: str, suite: SuiteConfig, dataset: Dataset, split: Split, out: Path) -> Recommender:
+def _part(
+    cell: Cell, name: str, suite: SuiteConfig, dataset: Dataset, split: Split, out: Path, say: Say
+) -> Recommender:
     """A part of a blend as its own cell left it; what keeps nothing on disk is fitted again, which takes seconds."""
     row = suite.datasets[cell.dataset].rows[name]
     own = replace(cell, row=name, settings=row, seed=cell.seed if row.seeded else suite.seeds[0])
     folder = own.folder(out)
     if registry.is_saved(folder / "model"):
         return registry.load(folder / "model", dataset)
-    part = _build(own, suite, dataset, split, folder, out)
+    part = _build(own, suite, dataset, split, folder, out, say)
     part.fit(dataset, split)
     return part

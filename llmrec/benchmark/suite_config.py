@@ -47,6 +47,8 @@ class SuiteConfig(_Settings):
     """A suite."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    shuffled_seeds: PositiveInt = 1
+    """How many of the seeds are run on the shuffled order, which is a control."""
     ks: tuple[PositiveInt, ...] = (1, 5, 10)
     main: tuple[str, ...] = ("recall@10", "ndcg@10")
     """Metrics of the printed table."""

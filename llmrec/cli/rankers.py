@@ -56,6 +56,7 @@ def fit(
         from llmrec.data.splits import leave_one_out
         from llmrec.errors import ConfigError
         from llmrec.ranking import registry
+        from llmrec.ranking.progress import told
 
         if registry.is_saved(out):
             raise ConfigError(f"{out} holds a saved recommender already; name another folder or remove it")
@@ -73,9 +74,12 @@ def fit(
         if registry.resumes(model):
             options["checkpoint"] = out / "checkpoint"
         started = time.perf_counter()
-        recommender: Any = registry.build(model, **options)
         note(f"{model}: fitting on {data.name}, {len(split.train)} training events, {len(data.catalogue)} items")
-        with console().status("fitting"):
+        with console().status("fitting") as status:
+            if registry.resumes(model):
+                live = console().is_terminal
+                options["report"] = told(status.update, every=0.5) if live else told(note)
+            recommender: Any = registry.build(model, **options)
             recommender.fit(data, split)
         recommender.save(out)
         answer = _facts(out) | {"seconds": round(time.perf_counter() - started, 1), "note": _note(recommender)}

@@ -17,6 +17,8 @@ from llmrec.benchmark.suite_table import lines, markdown
 from llmrec.errors import CacheError, ConfigError
 from llmrec.metrics.ranking import ndcg_at
 from llmrec.ranking import registry
+from llmrec.ranking.fit import Progress
+from llmrec.ranking.progress import told
 
 TINY = {"width": 8, "layers": 1, "heads": 1, "fit": {"epochs": 1, "validation_users": 50}}
 SUITE = SuiteConfig.model_validate(
@@ -76,6 +78,24 @@ def test_the_table_is_the_mean_over_seeds_of_the_users_own_values(results: tuple
     assert "| sasrec | ." in text
     assert "± ." in text
     assert "validation NDCG@10" in text  # how each training ended stands below the table
+
+
+def test_the_shuffled_order_is_a_control_with_seeds_of_its_own() -> None:
+    plain = json.loads(SUITE.model_dump_json())
+    plain["datasets"]["films"]["orders"] = ["file", "shuffled"]
+    suite = SuiteConfig.model_validate(plain)
+    seeds = [cell.seed for cell in cells(suite, rows=["sasrec"], orders=["shuffled"])]
+    assert (seeds, suite.seeds) == ([0], (0, 1))
+
+
+def test_a_long_training_says_where_it_stands() -> None:
+    said: list[str] = []
+    report = told(said.append, every=0.0)
+    report(Progress(epoch=2, step=25, steps_per_epoch=10, loss=7.25, best_ndcg=0.05, minutes=1.5))
+    assert said == ["epoch 3, step 5/10, loss 7.250, best validation NDCG@10 0.0500, 1.5 min"]
+    seldom = told(said.append, every=60.0)
+    seldom(Progress(epoch=0, step=1, steps_per_epoch=10, loss=8.0, best_ndcg=None, minutes=0.0))
+    assert len(said) == 1
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
