@@ -126,11 +126,11 @@ def cell_key(cell: Cell, suite: SuiteConfig, dataset: Dataset) -> str:
     """Hash of what a cell's figures depend on: data, settings (those of its parts too) and seed."""
     rows = suite.datasets[cell.dataset].rows
     used = {cell.row: cell.settings.model_dump(mode="json")}
-    waiting = list(cell.settings.parts)
+    waiting = list(cell.settings.needs)
     while waiting:
-        part = waiting.pop()
-        used[part] = rows[part].model_dump(mode="json")
-        waiting.extend(rows[part].parts)
+        line = waiting.pop()
+        used[line] = rows[line].model_dump(mode="json")
+        waiting.extend(rows[line].needs)
     text = json.dumps([dataset.content_hash, used, cell.seed, suite.ks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -163,7 +163,7 @@ def _wanted(dataset: DatasetConfig, rows: list[str] | None) -> list[str]:
         if label not in dataset.rows:
             raise ConfigError(f"the suite has no line {label!r}; it has {', '.join(dataset.rows)}")
         kept.add(label)
-        waiting.extend(dataset.rows[label].parts)
+        waiting.extend(dataset.rows[label].needs)
     return [label for label in dataset.rows if label in kept]
 
 
@@ -232,7 +232,8 @@ def _build(
     cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, out: Path, say: Say
 ) -> Recommender:
     row = cell.settings
-    config = registry.settings(row.model, row.config, seed=cell.seed)
+    folders = {name: str(_cell_of(cell, name, suite).folder(out) / "model") for name in row.uses}
+    config = registry.settings(row.model, _filled(row.config, folders), seed=cell.seed)
     options: dict[str, Any] = {"name": cell.row} | ({} if config is None else {"config": config})
     if row.parts:
         options["parts"] = [_part(cell, name, suite, dataset, split, out, say) for name in row.parts]
@@ -250,11 +251,26 @@ def _part(
     cell: Cell, name: str, suite: SuiteConfig, dataset: Dataset, split: Split, out: Path, say: Say
 ) -> Recommender:
     """A part of a blend as its own cell left it; what keeps nothing on disk is fitted again, which takes seconds."""
-    row = suite.datasets[cell.dataset].rows[name]
-    own = replace(cell, row=name, settings=row, seed=cell.seed if row.seeded else suite.seeds[0])
+    own = _cell_of(cell, name, suite)
     folder = own.folder(out)
     if registry.is_saved(folder / "model"):
         return registry.load(folder / "model", dataset)
     part = _build(own, suite, dataset, split, folder, out, say)
     part.fit(dataset, split)
     return part
+
+
+def _cell_of(cell: Cell, name: str, suite: SuiteConfig) -> Cell:
+    """The cell of another line that belongs to the same data set, order and seed."""
+    row = suite.datasets[cell.dataset].rows[name]
+    return replace(cell, row=name, settings=row, seed=cell.seed if row.seeded else suite.seeds[0])
+
+
+def _filled(values: Any, folders: dict[str, str]) -> Any:
+    """Settings with the folder of a line in place of ``{LINE}``."""
+    if isinstance(values, dict):
+        return {key: _filled(value, folders) for key, value in values.items()}
+    if isinstance(values, str):
+        for name, folder in folders.items():
+            values = values.replace(f"{{{name}}}", folder)
+    return values

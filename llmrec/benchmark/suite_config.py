@@ -26,10 +26,17 @@ class RowConfig(_Settings):
     """Its settings; what is not named keeps its default."""
     parts: tuple[str, ...] = ()
     """Lines that a blend is made of; they stand above it."""
+    uses: tuple[str, ...] = ()
+    """Lines above it whose saved folders its settings name, as ``{LINE}``."""
     item_vectors: str | None = None
     """Vectors for a recommender that takes them (`llmrec.retrieval.item_vectors`), such as "minilm"."""
     seeded: bool = True
     """Whether it draws anything; what does not is run with the first seed only."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Lines that must have run before it."""
+        return (*self.parts, *self.uses)
 
 
 class DatasetConfig(_Settings):
@@ -78,10 +85,10 @@ def load_suite(path: Path) -> SuiteConfig:
 def _check_parts(name: str, dataset: DatasetConfig) -> None:
     above: set[str] = set()
     for label, row in dataset.rows.items():
-        missing = [part for part in row.parts if part not in above]
+        missing = [line for line in row.needs if line not in above]
         if missing:
             raise ConfigError(
-                f"{name}: the line {label!r} blends {missing[0]!r}, which does not stand above it; "
+                f"{name}: the line {label!r} needs {missing[0]!r}, which does not stand above it; "
                 f"lines above are {', '.join(sorted(above)) or 'none'}"
             )
         above.add(label)

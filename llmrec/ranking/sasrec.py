@@ -28,6 +28,7 @@ from llmrec.ranking.tensors import read_weights, write_weights
 from llmrec.ranking.transformer import Block, SequenceNetwork
 from llmrec.ranking.validation import Validation
 from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.item_vectors import VECTORS_FILE
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -204,13 +205,14 @@ class SasrecRecommender:
         )
 
     def save(self, folder: Path | str) -> None:
-        """Write weights (safetensors) and description (JSON).
+        """Write weights and item vectors (safetensors) and a description (JSON).
 
         Raises:
             StorageError: the disk is full or refuses the write.
         """
         network, counts = require_fitted(self._network, self.name), require_fitted(self._counts, self.name)
         tensors = {name: _stored(value) for name, value in network.state_dict().items()}
+        write_weights(Path(folder), {"vectors": torch.from_numpy(self.item_embeddings())}, file=VECTORS_FILE)
         write_weights(Path(folder), {**tensors, _COUNTS: torch.from_numpy(counts)})
         write_spec(
             Path(folder),

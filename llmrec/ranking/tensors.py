@@ -18,12 +18,13 @@ from llmrec.ranking.saved import SPEC
 WEIGHTS = "weights.safetensors"
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], *, file: str = WEIGHTS) -> None:
     """Write tensors; a description in the folder goes first, so that old words never stand beside new weights.
 
     Args:
         folder: made where it is missing.
         tensors: by name; none shares memory with another.
+        file: name of the file.
 
     Raises:
         StorageError: the disk is full or refuses the write.
@@ -31,12 +32,12 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPEC).unlink(missing_ok=True)
-        partial = folder / f"{WEIGHTS}.partial"
+        partial = folder / f"{file}.partial"
         try:
             save_file(dict(tensors), partial)
         except SafetensorError as error:  # it wraps the operating system's error
             raise OSError(str(error)) from error
-        os.replace(partial, folder / WEIGHTS)
+        os.replace(partial, folder / file)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@
     sentence:ID_OR_FOLDER a sentence-transformers model
     lm                    the `embed` verb of the language model that is given
     cf                    co-occurrence in training histories (`llmrec.retrieval.collaborative`)
-    file:PATH             a matrix in .npy or .safetensors, one row per item
+    file:PATH             a matrix in .npy or .safetensors, one row per item; or the folder of a saved `sasrec`, whose
+                          item vectors it takes
     minilm+cf, 2*a+b      a fusion: parts side by side, each centred and scaled to mean squared length 1, then weighted
 
 Vectors of pretrained models are cached by the hash of texts and model; TF-IDF is fitted in seconds each time. The state
@@ -40,6 +41,8 @@ _FORMS = "tfidf, minilm, sentence:ID_OR_FOLDER, lm, cf, file:PATH, or a fusion s
 _HEAD = r"(?:\d+(?:\.\d+)?\*)?(?:tfidf|minilm|sentence:|lm|cf|file:)"
 _PLUS = re.compile(rf"\+(?={_HEAD})")  # a path may hold a plus of its own
 _PART = re.compile(r"(?:(?P<weight>\d+(?:\.\d+)?)\*)?(?P<kind>[a-z]+)(?::(?P<argument>.+))?")
+VECTORS_FILE = "item_vectors.safetensors"
+"""In the folder of a saved recommender that has item vectors: one matrix, called "vectors"."""
 _LM_BATCH = 64  # texts embedded by one call
 
 
@@ -207,8 +210,10 @@ class _Maker:
         if part.kind == "cf":
             return self._collaborative()
         if part.kind == "file":
-            vectors = _from_file(Path(part.argument).expanduser(), len(self.dataset.catalogue))
-            return _Made(vectors, f"file {Path(part.argument).name}", {})
+            path = Path(part.argument).expanduser()
+            vectors = _from_file(path, len(self.dataset.catalogue))
+            source = "the recommender in" if path.is_dir() else "file"
+            return _Made(vectors, f"{source} {path.name}", {})
         arrays: dict[str, npt.NDArray[Any]] = {}
         if part.kind == "tfidf":
             encoder = TfidfSvdEncoder(self.documents(), dimensions=self.config.dimensions, seed=self.seed)
@@ -310,6 +315,8 @@ def _from_file(path: Path, n_items: int) -> Vectors:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if path.is_dir():
+        path = path / VECTORS_FILE
     if path.suffix not in (".npy", ".safetensors"):
         raise ConfigError(f"a file of item vectors ends in .npy or .safetensors, got {str(path)!r}")
     if not path.is_file():

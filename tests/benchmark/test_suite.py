@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from llmrec.assets import asset
-from llmrec.benchmark.suite import CellResult, cells, run_cells
+from llmrec.benchmark.suite import CellResult, cell_key, cells, run_cells
 from llmrec.benchmark.suite_config import SuiteConfig, load_suite
 from llmrec.benchmark.suite_table import lines, markdown
+from llmrec.data.spec import load
 from llmrec.errors import CacheError, ConfigError
 from llmrec.metrics.ranking import ndcg_at
 from llmrec.ranking import registry
@@ -98,6 +99,34 @@ def test_a_long_training_says_where_it_stands() -> None:
     assert len(said) == 1
 
 
+def test_a_line_may_start_from_what_another_line_learned(tmp_path: Path) -> None:
+    """The ids of a generator from the item vectors of the trained ranker of the same seed."""
+    rows = {
+        "sasrec": {"model": "sasrec", "config": {"width": 16, "fit": {"epochs": 1}}},
+        "generative": {
+            "model": "generative",
+            "uses": ["sasrec"],
+            "config": {
+                "vectors": "file:{sasrec}",
+                "width": 16,
+                "heads": 2,
+                "layers": 1,
+                "levels": [16, 16],
+                "fit": {"epochs": 1, "validation_users": 20},
+            },
+        },
+    }
+    suite = SuiteConfig.model_validate({"seeds": [1], "datasets": {"films": {"spec": "films", "rows": rows}}})
+    done = run_cells(suite, list(cells(suite, rows=["generative"])), data="", out=tmp_path, say=lambda line: None)
+    assert [one.cell.row for one in done] == ["sasrec", "generative"]
+    assert "from the recommender in model" in done[1].facts["note"]
+    other = suite.model_copy(deep=True)
+    other.datasets["films"].rows["sasrec"].config["width"] = 32
+    keys = {cell_key(one.cell, suite, load("films", seed=0)) for one in done[1:]}
+    changed = [cell for cell in cells(other) if cell.row == "generative"]
+    assert cell_key(changed[0], other, load("films", seed=0)) not in keys
+
+
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     todo = list(cells(SUITE, rows=["popular"]))
     run_cells(SUITE, todo, data="", out=tmp_path, say=lambda line: None)
@@ -113,7 +142,7 @@ def test_unknown_names_and_blends_of_what_comes_later_are_refused(tmp_path: Path
         list(cells(SUITE, rows=["ease"]))
     path = tmp_path / "suite.yaml"
     path.write_text("datasets: {films: {spec: films, rows: {both: {model: blend, parts: [knn]}, knn: {model: knn}}}}")
-    with pytest.raises(ConfigError, match="'both' blends 'knn', which does not stand above it"):
+    with pytest.raises(ConfigError, match="'both' needs 'knn', which does not stand above it"):
         load_suite(path)
 
 
