@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from llmrec.data.arrow import storage_errors
@@ -182,11 +183,38 @@ class GenerativeRecommender:
         Raises:
             DataError: a history holds a row that the catalogue does not have.
         """
+        return self._scores(histories, None, users, seed)
+
+    async def score_among(
+        self,
+        histories: Sequence[IntArray],
+        *,
+        allowed: Sequence[npt.NDArray[np.bool_]],
+        users: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> FloatArray:
+        """`score` among the allowed items, one boolean array of shape (n_items,) per history: no beam leaves them.
+
+        Raises:
+            DataError: a history holds a row that the catalogue does not have.
+            ConfigError: a filter of other items.
+        """
+        scores = self._scores(histories, [ItemFilter(one) for one in allowed], users, seed)
+        return np.where(np.stack(list(allowed)), scores, -np.inf)
+
+    def _scores(
+        self,
+        histories: Sequence[IntArray],
+        filters: Sequence[ItemFilter] | None,
+        users: Sequence[int] | None,
+        seed: int,
+    ) -> FloatArray:
         fitted = require_fitted(self._fitted, self.name)
         filled = [row for row, history in enumerate(histories) if len(history)]
         asked = [histories[row] for row in filled]
+        chosen = None if filters is None else [filters[row] for row in filled]
         keys = [(int(users[row]),) if users is not None else tuple(map(int, histories[row])) for row in filled]
-        found = self.decode(asked, seeds=[derive(seed, "decode", *key) for key in keys])
+        found = self.decode(asked, filters=chosen, seeds=[derive(seed, "decode", *key) for key in keys])
         scores = np.full((len(histories), len(fitted.ids)), -np.inf)
         scores[[row for row, history in enumerate(histories) if not len(history)]] = popularity_backoff(fitted.counts)
         for row, one in zip(filled, found, strict=True):

@@ -49,6 +49,26 @@ class Recommender(Protocol):
         ...
 
 
+@runtime_checkable
+class FilteredRecommender(Recommender, Protocol):
+    """One that searches, and would spend the few places of its search on items that are dropped afterwards."""
+
+    async def score_among(
+        self,
+        histories: Sequence[IntArray],
+        *,
+        allowed: Sequence[npt.NDArray[np.bool_]],
+        users: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> FloatArray:
+        """`score` among some items of the catalogue; the others are ``-inf``.
+
+        Args:
+            allowed: which items, for each history, shape (n_items,) each.
+        """
+        ...
+
+
 def popularity_backoff(item_counts: npt.NDArray[np.int64]) -> FloatArray:
     """Tiny popularity scores, shape (n_items,): they order items that have equal scores, unreached ones above all."""
     return item_counts.astype(np.float64) * (BACKOFF / max(1, int(item_counts.max(initial=0))))

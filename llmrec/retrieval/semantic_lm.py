@@ -120,18 +120,40 @@ class SemanticLmRecommender:
         Raises:
             DataError: a history names an item that is not in the catalogue.
         """
+        return self._scores(histories, None, seed)
+
+    async def score_among(
+        self,
+        histories: Sequence[IntArray],
+        *,
+        allowed: Sequence[npt.NDArray[np.bool_]],
+        users: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> FloatArray:
+        """`score` among the allowed items, one boolean array of shape (n_items,) per history: no beam leaves them.
+
+        Raises:
+            DataError: a history names an item that is not in the catalogue.
+            ConfigError: a filter of other items.
+        """
+        return self._scores(histories, allowed, seed)
+
+    def _scores(
+        self, histories: Sequence[IntArray], allowed: Sequence[npt.NDArray[np.bool_]] | None, seed: int
+    ) -> FloatArray:
         catalogue = require_fitted(self._catalogue, self.name)
         n_items = len(catalogue)
         scores = np.full((len(histories), n_items), -np.inf)
         prompts, filters, seeds = [], [], []
-        for history in histories:
+        for number, history in enumerate(histories):
             rows = [int(row) for row in history]
             if wrong := [row for row in rows if not 0 <= row < n_items]:
                 raise DataError(
                     f"a history names item row {wrong[0]!r}; the catalogue has rows 0 to {n_items - 1}: use its rows"
                 )
             prompts.append(self.prompt(rows))
-            filters.append(ItemFilter(excluded=np.array(sorted(set(rows)), dtype=np.int64)))
+            among = None if allowed is None else allowed[number]
+            filters.append(ItemFilter(among, np.array(sorted(set(rows)), dtype=np.int64)))
             seeds.append(derive(seed, self.name, *rows[-self.config.history_items :]))
         for line, found in enumerate(self._search(prompts, filters, seeds, self.config.beams)):
             scores[line, found.items] = found.scores if self.config.temperature else found.logprobs

@@ -53,6 +53,8 @@ def _variants(plan: PlanForm) -> list[tuple[str, dict[str, Any]]]:
         variants.append(("recommend", {}))
     if query:
         variants.append(("search", query))
+    if where and plan.history:
+        variants.append(("recommend", where))
     if where:
         variants += [("search", where), ("popular", where), ("filter", where)]
     if query and where:

@@ -27,6 +27,7 @@ from llmrec.tools.base import ToolContext, ToolEvent, call
 from llmrec.tools.pool import Candidate, CandidatePool
 from llmrec.tools.registry import allowed
 from llmrec.tools.resources import Resources
+from llmrec.tools.wishes import Condition
 
 
 class RecommenderConfig(BaseModel):
@@ -50,9 +51,13 @@ class RecommenderConfig(BaseModel):
     """Length of the slate."""
     max_calls: int = Field(default=planner.MAX_CALLS, ge=1, le=8)
     """Tool calls per turn."""
-    brain: Literal["auto", "grammar", "chat"] = "auto"
-    """How an engine is asked. grammar: the raw texts that agent adapters are trained on, under Lark grammars; chat:
-    messages, for chat models that nobody tuned; auto: grammar where the engine takes Lark grammars, else chat."""
+    brain: Literal["auto", "grammar", "tools", "chat"] = "auto"
+    """How an engine is asked. grammar: the raw texts that agent adapters are trained on, under Lark grammars; tools: a
+    vote on the tool, then its arguments, by the adapters of `finetune/tools.yaml`; chat: messages, for chat models that
+    nobody tuned; auto: tools where the backbone has these adapters and no other is named, grammar where the engine
+    takes Lark grammars, else chat."""
+    votes: int = Field(default=10, ge=1, le=100)
+    """Samples for the choice of a tool, with brain tools."""
     prose: bool = True
     """Whether a chat model writes the text above the slate; else templates do, which is faster."""
     polarity: bool = True
@@ -290,6 +295,7 @@ class RecommenderNodes:
             history=view.full_history,
             excluded=view.shown_items | request.banned_items,
             named={catalogue.display(row): row for row in request.like_titles},
+            not_refused=self.resources.attributes.allowed([Condition(wish, exclude=True) for wish in request.avoid]),
             seed=self._seed(state, "tools"),
         )
 

@@ -51,6 +51,8 @@ class ToolContext:
     """Rows that must not be recommended: rejected, or shown before."""
     named: Mapping[str, int] = field(default_factory=dict)
     """Titles that the dialogue settled already -> row; two items may share a title."""
+    not_refused: BoolArray | None = None
+    """Items that the request does not refuse, shape (n_items,); for searches that have few places to give away."""
     user: int | None = None
     """User index in the interactions, where it is known."""
     seed: int = 0

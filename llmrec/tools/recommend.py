@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec.errors import ToolError
-from llmrec.retrieval.base import Recommender
+from llmrec.retrieval.base import FilteredRecommender, Recommender
+from llmrec.tools.attributes import BoolArray
 from llmrec.tools.base import ToolContext, ToolEvent, event
 from llmrec.tools.pool import CandidatePool
 
@@ -17,6 +18,11 @@ class RecommendArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: int = Field(default=100, ge=1, le=200, description="How many candidates to add at most.")
+    where: tuple[str, ...] = Field(
+        default=(),
+        max_length=12,
+        description="Only items with: attribute=value, attribute!=value, attribute=low..high.",
+    )
 
 
 class Recommend:
@@ -31,8 +37,11 @@ class Recommend:
     ) -> tuple[CandidatePool, ToolEvent]:
         """Score the catalogue for the history and merge the best."""
         model = configured(context.resources.recommender, self.name)
-        scores = await history_scores(context, model, self.name)
-        found = context.best(scores, arguments.n, source=self.name, reason="fits what you took before")
+        wanted = context.resources.attributes.allowed(context.conditions(arguments.where))
+        if not wanted.any():
+            raise ToolError(f"no item satisfies {' and '.join(arguments.where)}; leave a condition out")
+        scores = await history_scores(context, model, self.name, wanted=wanted)
+        found = context.best(scores, arguments.n, source=self.name, reason="fits what you took before", allowed=wanted)
         after = pool.merged(found)
         return after, event(self, arguments, pool, after, f"by {model.name}")
 
@@ -49,9 +58,13 @@ def configured(model: Recommender | None, tool: str) -> Recommender:
 
 
 async def history_scores(
-    context: ToolContext, model: Recommender, tool: str
+    context: ToolContext, model: Recommender, tool: str, *, wanted: BoolArray | None = None
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Scores of all items for the history, shape (n_items,); what the model left unscored is -inf.
+
+    Args:
+        wanted: items that may be found, for a model that searches: with it, the search also spends no place on items
+            that are banned or refused.
 
     Raises:
         ToolError: there is no history.
@@ -59,6 +72,18 @@ async def history_scores(
     if not context.history:
         raise ToolError(f"{tool} needs a history and this user has none; call popular or search instead")
     users = None if context.user is None else [context.user]
-    scores = await model.score([np.array(context.history, dtype=np.int64)], users=users, seed=context.seed)
+    histories = [np.array(context.history, dtype=np.int64)]
+    if wanted is not None and isinstance(model, FilteredRecommender):
+        allowed = _reachable(context, wanted)
+        scores = await model.score_among(histories, allowed=[allowed], users=users, seed=context.seed)
+    else:
+        scores = await model.score(histories, users=users, seed=context.seed)
     row = np.asarray(scores[0], dtype=np.float64)
     return np.where(np.isnan(row), -np.inf, row)
+
+
+def _reachable(context: ToolContext, wanted: BoolArray) -> BoolArray:
+    """The wanted items that this turn can show; all wanted ones where it can show none of them."""
+    allowed = wanted.copy() if context.not_refused is None else wanted & context.not_refused
+    allowed[list(context.banned)] = False
+    return allowed if allowed.any() else wanted

@@ -170,6 +170,7 @@ def test_the_plan_schema_offers_what_the_request_has(resources: Resources) -> No
     assert takes({"name": "similar", "arguments": {"titles": [catalogue.display(0)]}})
     assert takes({"name": "rank", "arguments": {"by": "taste"}})
     assert not takes({"name": "rank", "arguments": {"by": "taste"}}, history=False)
+    assert takes({"name": "recommend", "arguments": {"where": ["genres=Comedy"]}})
     assert not takes({"name": "recommend", "arguments": {}}, history=False)
     assert not takes({"name": "search", "arguments": {"query": "bear"}}, tools=("popular",))
     assert not takes({"name": "search", "arguments": {"query": "beer"}})

@@ -11,6 +11,8 @@ import pytest
 from llmrec.data.splits import leave_one_out
 from llmrec.errors import ConfigError, ToolError
 from llmrec.lm.protocol import ToolCall
+from llmrec.ranking.generative import GenerativeRecommender
+from llmrec.ranking.generative_config import GenerativeConfig
 from llmrec.retrieval.popularity import PopularityRecommender
 from llmrec.testing.tools import ToolContract
 from llmrec.tools.base import ToolContext, call
@@ -205,3 +207,39 @@ async def test_rank_by_taste_asks_the_ranker_and_recommend_the_recommender(resou
     _, ranked = await call(TOOLS, ToolCall("rank", {"by": "taste"}), pool, context)
     assert knn is not None
     assert (found.note, ranked.note) == (f"by {knn.name}", "by popular")
+
+
+@pytest.fixture(scope="module")
+def two_beams(resources: Resources) -> Resources:
+    """A generator behind `recommend` that can name no more than two items at a time."""
+    settings = {"levels": (4, 4), "width": 16, "layers": 1, "heads": 2, "decode": {"beams": 2}}
+    config = GenerativeConfig.model_validate(settings | {"fit": {"epochs": 1}, "validation_beams": 2})
+    generator = GenerativeRecommender(config=config)
+    generator.fit(resources.dataset, leave_one_out(resources.dataset.interactions))
+    return dataclasses.replace(resources, recommender=generator)
+
+
+@pytest.mark.parametrize("genre", ["Comedy", "Horror", "Sci-Fi"])
+async def test_a_search_by_beams_spends_none_on_what_the_user_will_not_get(two_beams: Resources, genre: str) -> None:
+    context = ToolContext(two_beams, history=(3,))
+    mask = two_beams.attributes.allowed(context.conditions([f"genres={genre}"]))
+    left = set(np.flatnonzero(mask).tolist()) - {3}
+    assert left
+    asked, _ = await call(TOOLS, ToolCall("recommend", {"where": [f"genres={genre}"]}), EMPTY, context)
+    assert set(asked.rows) <= left
+    assert len(asked) == min(2, len(left))
+    refusing = dataclasses.replace(context, not_refused=mask)
+    found, _ = await call(TOOLS, ToolCall("recommend", {}), EMPTY, refusing)
+    assert set(found.rows) <= left
+    assert len(found) == min(2, len(left))
+
+
+async def test_recommend_where_nothing_fits_says_so(resources: Resources) -> None:
+    context = ToolContext(resources, history=(3,))
+    with pytest.raises(ToolError, match=r"no item satisfies genres=Comedy and genres!=Comedy; leave a condition out"):
+        await call(TOOLS, ToolCall("recommend", {"where": ["genres=Comedy", "genres!=Comedy"]}), EMPTY, context)
+    pool, done = await call(TOOLS, ToolCall("recommend", {"where": ["genres=Horror"]}), EMPTY, context)
+    horror = resources.attributes.allowed(context.conditions(["genres=Horror"]))
+    assert pool
+    assert all(horror[row] for row in pool.rows)
+    assert done.arguments == {"where": ["genres=Horror"]}
