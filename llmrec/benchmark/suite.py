@@ -125,11 +125,11 @@ def run_cells(suite: SuiteConfig, todo: list[Cell], *, data: str, out: Path, say
 def cell_key(cell: Cell, suite: SuiteConfig, dataset: Dataset) -> str:
     """Hash of what a cell's figures depend on: data, settings (those of its parts too) and seed."""
     rows = suite.datasets[cell.dataset].rows
-    used = {cell.row: cell.settings.model_dump(mode="json")}
+    used = {cell.row: cell.settings.model_dump(mode="json", exclude_defaults=True)}
     waiting = list(cell.settings.needs)
     while waiting:
         line = waiting.pop()
-        used[line] = rows[line].model_dump(mode="json")
+        used[line] = rows[line].model_dump(mode="json", exclude_defaults=True)
         waiting.extend(rows[line].needs)
     text = json.dumps([dataset.content_hash, used, cell.seed, suite.ks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
