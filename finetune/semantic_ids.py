@@ -19,13 +19,13 @@ from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.errors import ConfigError
 from llmrec.lm.adapters import AdapterStore, content_hash
-from llmrec.lm.hardware import choose
-from llmrec.lm.pretrained import load_pretrained
 from llmrec.retrieval.semantic import semantic_ids
 from llmrec.semid.base import default_levels
 from llmrec.semid.codes import SemanticIds
 from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
+from llmrec.training.backbone import load_for_training, training_hardware
+from llmrec.training.checks import Checks
 from llmrec.training.examples import Encoded, supervised_tokens
 from llmrec.training.packed_examples import pack_examples
 from llmrec.training.quiet import quiet_libraries
@@ -62,17 +62,21 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     split = leave_one_out(dataset.interactions)
     backbone = prepare_backbone(recipe, dataset, split, output / "backbone")
     ids = SemanticIds.load(backbone / IDS_FOLDER, dataset.catalogue)
-    hardware = choose(purpose="training")
-    base = load_pretrained(str(backbone), hardware)
+    hardware = training_hardware()
+    base = load_for_training(recipe.model_copy(update={"backbone": str(backbone)}), hardware)
     data = build_data(IdMaterial(dataset, split, ids, recipe.history_items), recipe, base.tokenizer)
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
     tokens = token_numbers(base.tokenizer, ids)
     trainer = make_trainer(base.model, base.tokenizer, tokens, data, recipe, checkpoints, hardware)
+    checks = Checks()
+    checks.start(trainer, tokens=tokens, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    checks.end(trainer, seed=recipe.seed)
     trainer.save_model(str(output))
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
         return {"curve": rows}
+    checks.saved(output, trainer.model)
     store = AdapterStore.load(backbone)
     store.add(recipe.role, output)  # behind the others: peft cannot add an adapter without token rows to one with them
     store.save()
@@ -87,6 +91,7 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
         "n_new_tokens": len(tokens),
         "ids": {"fingerprint": ids.fingerprint, "sizes": list(ids.sizes)},
         "best": first_and_best(rows)["best_validation_loss"],
+        "checks": checks.record,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,
     }

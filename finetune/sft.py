@@ -16,8 +16,9 @@ from typing import Any
 from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import stamp
-from llmrec.lm.hardware import choose
-from llmrec.lm.pretrained import load_pretrained
+from llmrec.training.backbone import load_for_training, training_hardware
+from llmrec.training.checks import Checks
+from llmrec.training.corpus import Material
 from llmrec.training.examples import supervised_tokens
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import SftRecipe, load_recipe_of
@@ -33,15 +34,20 @@ def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def run(recipe: SftRecipe) -> dict[str, Any]:
-    """Data, trainer, adapter, card and curve, in that order."""
+    """Data, trainer, checks, adapter, card and curve, in that order."""
     started = time.monotonic()
     dataset = load(recipe.dataset, seed=recipe.seed)
-    hardware = choose(purpose="training")
-    base = load_pretrained(recipe.backbone, hardware)
-    data = build_data(dataset, leave_one_out(dataset.interactions), recipe, base.tokenizer)
+    split = leave_one_out(dataset.interactions)
+    hardware = training_hardware()
+    base = load_for_training(recipe, hardware)
+    data = build_data(dataset, split, recipe, base.tokenizer)
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
     trainer = make_trainer(base.model, base.tokenizer, data, recipe, checkpoints, hardware)
+    checks = Checks()
+    checks.templates(list(recipe.data), Material(dataset, split, recipe.history_items), base.tokenizer, base.model)
+    checks.start(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    checks.end(trainer, seed=recipe.seed)
     trainer.save_model(recipe.output)
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
@@ -56,6 +62,7 @@ def run(recipe: SftRecipe) -> dict[str, Any]:
         "n_longer": data.n_longer,
         "n_supervised": supervised_tokens(data.train),
         "best": first_and_best(rows)["best_validation_loss"],
+        "checks": checks.record,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,
     }

@@ -163,6 +163,7 @@ def _train_backbone(job: Job) -> dict[str, Any]:
 
 def _train_adapter(job: Job, role: str) -> dict[str, Any]:
     from llmrec.lm.adapters import AdapterStore
+    from llmrec.training.recipe import load_recipe
 
     recipe = asset(f"finetune/{role}.yaml")
     folder = job.out / "adapters" / role
@@ -174,7 +175,7 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
         "history_items": job.config.nano.history_items,
         **job.config.adapters[role],
     }
-    script = load_file(asset("finetune/sft.py"), name="llmrec_finetune_script")
+    script = load_file(asset(f"finetune/{load_recipe(recipe).script}"), name="llmrec_finetune_script")
     record: dict[str, Any] = script.main(recipe, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
     store = AdapterStore.load(job.backbone)
     store.add(role, folder)

@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 def finetune(
     recipe: Annotated[
         Path,
-        typer.Argument(metavar="RECIPE", help="YAML file, or a shipped name: recommender, user, agent."),
+        typer.Argument(metavar="RECIPE", help="YAML file, or a shipped name: recommender, calrec, user, ..."),
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as lora.rank=8.")

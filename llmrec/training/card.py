@@ -38,7 +38,8 @@ base = AutoModelForCausalLM.from_pretrained("{backbone}")
 model = PeftModel.from_pretrained(base, "PATH-OF-THIS-FOLDER")
 ```
 
-Trained on behaviour logs: it repeats their popularity bias, and it says nothing about people who are not in them.
+{further}Trained on behaviour logs: it repeats their popularity bias, and it says nothing about people who are not in
+them.
 
 Recipe:
 
@@ -56,6 +57,43 @@ def model_card(recipe: Recipe, facts: dict[str, Any]) -> str:
         spec=recipe.dataset,
         seed=recipe.seed,
         recipe=json.dumps(recipe.model_dump(), indent=1),
+        further="".join(f"{section}\n\n" for section in sections(facts)),
         best_text="not measured" if facts["best"] is None else f"{facts['best']:.4f} nats per token",
         **facts,
     )
+
+
+def sections(facts: dict[str, Any]) -> list[str]:
+    """Further parts of the card, for what a training measured beside its loss."""
+    found = []
+    if held_out := facts.get("held_out_loss"):
+        lines = [f"| {kind} | {loss:.4f} |" for kind, loss in held_out.items()]
+        found.append(
+            "\n".join(["Loss on users that training never saw, nats per token:\n", "| | |", "|---|---|", *lines])
+        )
+    if decisions := facts.get("decisions"):
+        found.append(_decisions(decisions))
+    if checks := facts.get("checks"):
+        seconds = sum(one["seconds"] for one in checks.values())
+        found.append(f"Self-checks passed: {', '.join(checks)} ({seconds:.1f} s).")
+    return found
+
+
+def _decisions(decisions: dict[str, Any]) -> str:
+    """The table of a user's decisions beside predictors that need no model."""
+    lines = [
+        f"| {row['predictor']} | {_interval(row['accuracy'])} | {_interval(row['log_loss'])} | {_interval(row['auc'])} "
+        f"| {row['brier']:.4f} | {row['ece']:.4f} |"
+        for row in decisions["table"]
+    ]
+    head = (
+        f"Decisions of users that training never saw, one taken to one not taken: {decisions['n_measured']} measured, "
+        f"calibrated on {decisions['n_fit']} others (`calibration.json`: log-odds times {decisions['scale']:.3f} plus "
+        f"{decisions['offset']:.3f}; plot in `reliability.png`). Intervals are 95 % bootstrap over decisions.\n"
+    )
+    columns = "| predictor | accuracy | log loss | AUC | Brier | ECE |"
+    return "\n".join([head, columns, "|---|---|---|---|---|---|", *lines])
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

@@ -22,6 +22,8 @@ from pydantic import (
 from llmrec.assets import asset
 from llmrec.errors import ConfigError
 
+PUSH_TARGET = r"^(file:.+|[\w.-]+/[\w.-]+)$"
+"""A hub id, or a folder behind "file:"."""
 LearningRateSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -58,6 +60,7 @@ class Recipe(BaseModel):
     """Longest example; longer ones are left out and counted."""
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 16
+    """Examples per forward pass, all processes together: of n processes each takes an n-th part."""
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     schedule: LearningRateSchedule = "cosine"
@@ -66,6 +69,12 @@ class Recipe(BaseModel):
     evaluations: PositiveInt = 4
     """How often the validation data are looked at; the adapter that did best on them is kept."""
     lora: LoraSettings = LoraSettings()
+    gradient_checkpointing: bool = False
+    """Hold few activations and compute the others again: less memory, about a third more time."""
+    quantise: Literal["none", "4bit"] = "none"
+    """4bit: the frozen backbone in four bits (QLoRA, Dettmers et al., 2023); needs CUDA and bitsandbytes."""
+    push_to: str | None = Field(default=None, pattern=PUSH_TARGET)
+    """Where the finished adapter is copied to: a hub id (NAME/REPOSITORY), or file:FOLDER."""
     seed: NonNegativeInt = 0
 
 
@@ -88,7 +97,11 @@ class SftRecipe(MixRecipe):
 
 _RECIPES = {
     "sft.py": "llmrec.training.recipe:SftRecipe",
+    "user.py": "llmrec.training.user_recipe:UserRecipe",
     "semantic_ids.py": "llmrec.training.semantic_recipe:SemanticRecipe",
+    "lettingo.py": "llmrec.training.lettingo_recipe:LettingoRecipe",
+    "calrec.py": "llmrec.training.calrec_recipe:CalrecRecipe",
+    "tools.py": "llmrec.training.tools_recipe:ToolsRecipe",
 }
 """The recipe class of each script, by name: they build on this module."""
 

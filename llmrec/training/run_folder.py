@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmrec.training.card import model_card
+from llmrec.training.hub import push
 
 if TYPE_CHECKING:
     from llmrec.training.recipe import Recipe
@@ -39,7 +40,7 @@ def checkpoint_folder(recipe: Recipe, base: str, dataset_hash: str, *, stage: st
         dataset_hash: content hash of what is trained on.
         stage: of a training that has several.
     """
-    text = f"{recipe.model_dump_json()} {base} {dataset_hash} {stage}".rstrip()
+    text = f"{recipe.model_dump_json(exclude={'push_to'})} {base} {dataset_hash} {stage}".rstrip()
     return Path(recipe.output) / CHECKPOINTS / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -54,6 +55,8 @@ def write_outcome(
     recipe: Recipe, facts: dict[str, Any], rows: list[dict[str, float]], checkpoints: Path
 ) -> dict[str, Any]:
     """Model card, record and curves beside the adapter; the checkpoints go, since they served resuming only.
+
+    Where the recipe says so, the finished folder is then pushed.
 
     Args:
         recipe: of the training.
@@ -71,6 +74,8 @@ def write_outcome(
     if (logs := checkpoints / "runs").exists():
         shutil.copytree(logs, output / "logs", dirs_exist_ok=True)  # TensorBoard events
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    if recipe.push_to is not None:
+        push(output, recipe.push_to)
     return record
 
 
@@ -82,5 +87,6 @@ def without_paths(recipe: R) -> R:
         "dataset": f"{kind}:{Path(path).name}" if path else kind,
         "backbone": backbone,
         "output": Path(recipe.output).name,
+        "push_to": None if (recipe.push_to or "").startswith("file:") else recipe.push_to,
     }
     return recipe.model_copy(update=changed)

@@ -101,24 +101,23 @@ def make_trainer(
     """TRL's SFTTrainer over pre-tokenised examples, with a fresh LoRA adapter on a frozen backbone."""
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from llmrec.training.callbacks import Progress
+    from llmrec.training.grouped import GroupedSftTrainer
     from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
     steps = max(1, recipe.epochs * len(data.train) // (recipe.batch_size * recipe.gradient_accumulation))
     watch = bool(data.validation)
     arguments = SFTConfig(
         **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
-        train_sampling_strategy="group_by_length",
         max_length=None,
-        gradient_checkpointing=False,
     )
     lora = LoraConfig(
         **lora_settings(recipe),
         task_type="CAUSAL_LM",
     )
-    trainer = SFTTrainer(
+    trainer = GroupedSftTrainer(
         model=model,
         args=arguments,
         train_dataset=as_columns(data.train),

@@ -1,0 +1,59 @@
+"""Copies a finished adapter with its card to a model hub, or to a folder that stands for one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llmrec.errors import StorageError
+
+FOLDER = "file:"
+"""Prefix of a folder as target."""
+_LEFT_OUT = ("checkpoints", "logs")  # they serve this machine alone
+
+
+def push(folder: Path, target: str) -> str:
+    """Copy an adapter folder, without checkpoints and logs.
+
+    Args:
+        folder: what a recipe wrote.
+        target: a hub id (NAME/REPOSITORY), which is created where it is missing, as a private one; or file:FOLDER.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        StorageError: the folder cannot be written, or the hub refused. The adapter itself is complete by then.
+    """
+    if target.startswith(FOLDER):
+        return _copy(folder, Path(target.removeprefix(FOLDER)).expanduser())
+    return _upload(folder, target)
+
+
+def _copy(folder: Path, target: Path) -> str:
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise StorageError(f"an adapter cannot be pushed into itself, got {str(target)!r}; name another folder")
+    try:
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    except OSError as error:
+        raise StorageError(f"{str(target)!r} cannot be written: {error}; {_kept(folder)}") from error
+    return str(target)
+
+
+def _upload(folder: Path, target: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(target, exist_ok=True, private=True)
+        hub.upload_folder(repo_id=target, folder_path=folder, ignore_patterns=[f"{name}/*" for name in _LEFT_OUT])
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise StorageError(
+            f"the hub did not take {target!r}: {error}; {_kept(folder)}, log in and push again"
+        ) from error
+    return target
+
+
+def _kept(folder: Path) -> str:
+    return f"the adapter is complete in {str(folder)!r}"
