@@ -62,7 +62,7 @@ StyleOption = Annotated[
     typer.Option(
         "--style",
         help="How the model is asked: text (forms under a grammar: nano and fine-tuned models), chat (chat models that "
-        "nobody tuned), or auto: text where the engine takes grammars.",
+        "nobody tuned), tools (the adapters of finetune/tools.yaml), or auto: text where the engine takes grammars.",
     ),
 ]
 
@@ -100,7 +100,7 @@ def agent_settings(
     from llmrec.errors import ConfigError
     from llmrec.tools.registry import allowed
 
-    brains = {"auto": {}, "text": {"brain": "grammar"}, "chat": {"brain": "chat"}}
+    brains = {"auto": {}, "text": {"brain": "grammar"}, "chat": {"brain": "chat"}, "tools": {"brain": "tools"}}
     if style not in brains:
         raise ConfigError(f"--style must be one of {', '.join(brains)}, got {style!r}")
     settings: dict[str, Any] = dict(brains[style])

@@ -140,7 +140,7 @@ def _check_names(names: list[str]) -> None:
 def _user_config(user: str, adapter: bool, style: str) -> UserConfig:
     from llmrec.roles.loading import load_agent
 
-    settings = ({} if adapter else {"adapter": None}) | ({} if style == "auto" else {"style": style})
+    settings = ({} if adapter else {"adapter": None}) | ({} if style in ("auto", "tools") else {"style": style})
     config: UserConfig = load_agent(user, **settings).config
     return config
 

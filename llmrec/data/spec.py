@@ -1,7 +1,7 @@
 """From a dataset spec, as every command takes it, to a `Dataset`.
 
-Specs: ``films`` (embedded), ``movielens:PATH``, ``amazon:PATH``, ``table:PATH``. What is read from a path is converted
-once, kept in a cache by content hash, and opened memory-mapped afterwards.
+Specs: ``films`` (embedded), ``movielens:PATH``, ``amazon:PATH``, ``redial:PATH``, ``opendialkg:PATH``, ``table:PATH``.
+What is read from a path is converted once, kept in a cache by content hash, and opened memory-mapped afterwards.
 """
 
 from __future__ import annotations
@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
 LOADER_VERSION = 2
 """Raise it when a loader reads the same files differently: old caches are then left alone and new ones written."""
-_SOURCES = {"movielens": "llmrec.data.movielens", "amazon": "llmrec.data.amazon", "table": "llmrec.data.tables"}
-_FORMS = "films, movielens:PATH, amazon:PATH or table:PATH"
+_SOURCES = {
+    "movielens": "llmrec.data.movielens",
+    "amazon": "llmrec.data.amazon",
+    "redial": "llmrec.data.redial",
+    "opendialkg": "llmrec.data.opendialkg",
+    "table": "llmrec.data.tables",
+}
+_FORMS = "films, movielens:PATH, amazon:PATH, redial:PATH, opendialkg:PATH or table:PATH"
 
 
 class _Source(Protocol):
@@ -67,7 +73,7 @@ def load(spec: str, *, seed: int = 0, strict: bool = False, cache: Path | None =
     """Load a dataset.
 
     Args:
-        spec: films, movielens:PATH, amazon:PATH or table:PATH.
+        spec: films, movielens:PATH, amazon:PATH, redial:PATH, opendialkg:PATH or table:PATH.
         seed: for generated data (films); others ignore it.
         strict: raise at the first rejected row instead of reporting it in `Dataset.rejected`.
         cache: folder for converted data; default the cache folder of the user ($LLMREC_CACHE).

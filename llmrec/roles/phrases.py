@@ -15,19 +15,24 @@ import numpy as np
 from llmrec.data.catalogue import Catalogue
 from llmrec.errors import ConfigError
 from llmrec.roles import planner, understand, wording
+from llmrec.roles.inventory import ALL_VOICES
 from llmrec.roles.matching import reader_for, spans
 from llmrec.roles.request import Request, merged
-from llmrec.roles.voices import TRAIN_FAMILIES, VOICES, Voice
+from llmrec.roles.voices import TRAIN_FAMILIES, Voice
 from llmrec.roles.words import MOODS
 from llmrec.tools.wishes import Wish
 
-Intent = Literal["want", "avoid", "like", "like_want", "mixed", "negation", "dislike", "seen", "plot", "vague", "chat"]
-FollowUp = Literal["refine", "refine_avoid", "comparative", "refuse"]
-INTENTS: tuple[Intent, ...] = get_args(Intent)
+Intent = Literal[
+    "want", "avoid", "like", "like_want", "mixed", "negation", "dislike", "seen", "plot", "vague", "chat", "unservable"
+]
+FollowUp = Literal["refine", "refine_avoid", "comparative", "refuse", "correct"]
+INTENTS: tuple[Intent, ...] = get_args(Intent)[:-1]
+"""What is drawn where nobody asks for an intent; what no tool can serve is said only when asked for."""
 _WEIGHTS = np.array([6, 2, 3, 3, 4, 2, 1, 1, 2, 1, 1.0])
-_FOLLOW_UPS: tuple[FollowUp, ...] = get_args(FollowUp)
+_FOLLOW_UPS: tuple[FollowUp, ...] = get_args(FollowUp)[:-1]
 _LOWER, _TYPO = 0.06, 0.04  # shares of messages all in lower case, and with swapped letters
 _RUNTIMES = (90, 100, 110, 120, 150, 180)
+_KNOWN = ("seen", "know", "watched", "been through", "acquainted", "saw", "watch those already", "reviewed", "screened")
 _COMPARATIVES = {"year": ("newer", "more recent", "older"), "runtime_min": ("shorter", "longer"), "price": ("cheaper",)}
 
 
@@ -61,7 +66,7 @@ def utterance(
     """A first message of a dialogue.
 
     Args:
-        family: one of `llmrec.roles.voices.VOICES`.
+        family: one of `llmrec.roles.inventory.ALL_VOICES`.
         intent: what kind of message; None draws one.
         noun: what an item is called (`Dataset.item_noun`).
 
@@ -79,11 +84,12 @@ def follow_up(
     *,
     family: str,
     shown: Sequence[int],
+    kind: FollowUp | None = None,
     noun: str = "film",
 ) -> Utterance:
-    """A later message about the list just shown, such as "something newer" or "not that again"."""
+    """A later message about the list just shown, such as "something newer" or "not that again"; None draws a kind."""
     speaker = _Speaker(catalogue, rng, _voice(family), noun)
-    return speaker.answer(_FOLLOW_UPS[int(rng.integers(len(_FOLLOW_UPS)))], tuple(shown))
+    return speaker.answer(kind or _FOLLOW_UPS[int(rng.integers(len(_FOLLOW_UPS)))], tuple(shown))
 
 
 def dialogue(
@@ -166,6 +172,8 @@ class _Speaker:
                 return Utterance(message, Request(turn="open"))
             case "chat":
                 return Utterance(self._fill(self.voice.chat), Request(turn="chat"))
+            case "unservable":
+                return Utterance(self._fill(self.voice.unservable), Request(turn="chat"))
 
     def answer(self, kind: FollowUp, shown: tuple[int, ...]) -> Utterance:
         match kind:
@@ -173,6 +181,8 @@ class _Speaker:
                 return self._comparative(shown)
             case "refuse":
                 return self._refuse(shown)
+            case "correct":
+                return self._correct()
             case "refine_avoid":
                 refused = self._refusals(1)
                 message = self._fill(
@@ -225,6 +235,16 @@ class _Speaker:
         message = self._fill(self.voice.want, np=np_text + link.format(no_text))
         return Utterance(message, Request(want=want, avoid=avoid))
 
+    def _correct(self) -> Utterance:
+        """What was said before is taken back: "I meant comedy, not horror"."""
+        want, avoid = self._wishes(1), self._refusals(1)
+        avoid = tuple(wish for wish in avoid if wish not in want)
+        if not avoid:
+            return self.answer("refine", ())
+        refused = wording.refused(avoid, self.rng, self.catalogue, self.noun)
+        message = self._fill(self.voice.correct, refused=refused, **self._descriptions(want))
+        return Utterance(self._typed(message), Request(turn="refine", want=want, avoid=avoid))
+
     def _plot(self) -> Utterance:
         """Words that no attribute explains, taken from the free text of an item; sometimes beside an ordinary wish."""
         row = int(self.rng.integers(len(self.catalogue)))
@@ -255,7 +275,7 @@ class _Speaker:
 
     def _refuse(self, shown: tuple[int, ...]) -> Utterance:
         message = self._fill(self.voice.refuse)
-        known = any(word in message.lower() for word in ("seen", "know", "watched", "been through", "acquainted"))
+        known = any(word in message.lower() for word in _KNOWN)
         seen, disliked = (shown, ()) if known else ((), shown)
         return Utterance(message, Request(turn="refine", seen_titles=seen, dislike_titles=disliked))
 
@@ -359,6 +379,6 @@ def _query(offered: Sequence[str], rest: str) -> str:
 
 
 def _voice(family: str) -> Voice:
-    if family not in VOICES:
-        raise ConfigError(f"no phrasing family {family!r}; the families are {', '.join(VOICES)}")
-    return VOICES[family]
+    if family not in ALL_VOICES:
+        raise ConfigError(f"no phrasing family {family!r}; the families are {', '.join(ALL_VOICES)}")
+    return ALL_VOICES[family]

@@ -87,6 +87,15 @@ def prompt(plan: PlanForm) -> str:
 
 def constraint(plan: PlanForm) -> Constraint:
     """The grammar of the next call: one tool of the role, with arguments from the request, or ``done``."""
+    calls, rules = argument_rules(plan)
+    ending = {DONE: ""} if plan.done else {}  # a plan has at least one call
+    for name, body in (calls | ending).items():
+        rules[f"call_{name}"] = f"{literal(_head(name))} {body} {literal('}}')}"
+    return grammar(" | ".join(f"call_{name}" for name in calls | ending), rules)
+
+
+def argument_rules(plan: PlanForm) -> tuple[dict[str, str], dict[str, str]]:
+    """The tools that make sense now, each with the grammar of the inside of its arguments; and rules these refer to."""
     rules: dict[str, str] = {}
     where = [json_text(condition.text()) for condition in plan.request.conditions()]
     if where:
@@ -94,10 +103,7 @@ def constraint(plan: PlanForm) -> Constraint:
     if plan.liked:
         rules |= subset_rules("titles", [json_text(title) for title in plan.liked])
     calls = {name: body for name, body in _argument_grammars(plan, bool(where)).items() if name in plan.tools}
-    ending = {DONE: ""} if plan.done else {}  # a plan has at least one call
-    for name, body in (calls | ending).items():
-        rules[f"call_{name}"] = f"{literal(_head(name))} {body} {literal('}}')}"
-    return grammar(" | ".join(f"call_{name}" for name in calls | ending), rules)
+    return calls, rules
 
 
 def parse(text: str) -> ToolCall | None:

@@ -14,6 +14,7 @@ from llmrec.retrieval.base import Recommender
 from llmrec.roles.brain import Brain, GrammarBrain
 from llmrec.roles.chat_brain import ChatBrain
 from llmrec.roles.form_brain import FormBrain
+from llmrec.roles.orchestrator import ToolAdapters, ToolBrain
 from llmrec.roles.recommender import RecommenderConfig
 from llmrec.tools.resources import Resources, build_resources
 
@@ -57,6 +58,8 @@ def brain_for(config: RecommenderConfig, lm: LanguageModel, *, noun: str) -> Bra
     """
     adapter = _adapter(config, lm)
     grammars = "lark" in lm.capabilities.constraints
+    if config.brain in ("tools", "auto") and (calling := _tool_brain(config, lm, grammars)) is not None:
+        return calling
     if config.brain == "chat" or (config.brain == "auto" and not grammars):
         return FormBrain(lm, noun=noun, adapter=adapter, writes=config.prose)
     if not grammars:
@@ -133,6 +136,20 @@ def resources_for(
         recommender=made[config.recommender],
         ranker=made[config.ranker or config.recommender],
     )
+
+
+def _tool_brain(config: RecommenderConfig, lm: LanguageModel, grammars: bool) -> Brain | None:
+    """The brain over adapters for tools; None where `auto` finds none, or where another adapter is named."""
+    adapters = ToolAdapters.of(lm.capabilities.adapters)
+    if config.brain == "tools" and (adapters is None or not grammars):
+        known = ", ".join(lm.capabilities.adapters) or "none"
+        raise ConfigError(
+            f"brain tools needs an engine with Lark grammars and the adapters of finetune/tools.yaml, got {lm.name!r} "
+            f"with the adapters {known}; train them with: llmrec finetune tools --set backbone=DIR"
+        )
+    if adapters is None or not grammars or (config.brain == "auto" and config.adapter is not None):
+        return None
+    return ToolBrain(lm, adapters, votes=config.votes)
 
 
 def _adapter(config: RecommenderConfig, lm: LanguageModel) -> str | None:

@@ -34,6 +34,8 @@ class TurnLog:
     """What was mended -> how often."""
     corrections: list[str] = field(default_factory=list)
     """Conditions whose polarity the words of the message overruled."""
+    votes: list[list[Any]] = field(default_factory=list)
+    """Tools that were chosen by vote, each with its share of the samples."""
     model_calls: int = 0
     tokens_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class TurnLog:
             self.repairs[name] = self.repairs.get(name, 0) + 1
 
     def plain(self) -> dict[str, Any]:
-        """As plain data, seconds to the millisecond."""
+        """As plain data, seconds to the millisecond; votes where there were any."""
         return {
             "calls_asked": self.calls_asked,
             "calls_valid": self.calls_valid,
@@ -71,14 +73,14 @@ class TurnLog:
             "model_calls": self.model_calls,
             "tokens_written": self.tokens_written,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-        }
+        } | ({"votes": [list(vote) for vote in self.votes]} if self.votes else {})
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> TurnLog:
         """Back from plain data."""
         return cls(
             **{key: dict(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
-            | {"corrections": list(plain.get("corrections", ()))}
+            | {"corrections": list(plain.get("corrections", ())), "votes": list(plain.get("votes", ()))}
         )
 
 

@@ -25,6 +25,10 @@ class Voice:
     """Changes to the list just shown, with {np}."""
     refuse: tuple[str, ...]
     """Rejections of the whole list just shown."""
+    unservable: tuple[str, ...] = ()
+    """Requests that no tool can serve."""
+    correct: tuple[str, ...] = ()
+    """Corrections of what was said before, with {np} and {refused}."""
 
 
 PLAIN = Voice(
@@ -49,6 +53,16 @@ PLAIN = Voice(
     chat=("Hello.", "Hi.", "Thank you.", "Thanks, that is all.", "Good evening."),
     refine=("Now {np}.", "I want {np} instead.", "Only {np}."),
     refuse=("I have seen those.", "I do not like those.", "Not that again.", "I do not want any of them."),
+    unservable=(
+        "What is the weather like?",
+        "Remind me to buy milk.",
+        "How tall is that mountain?",
+        "Write a letter for me.",
+    ),
+    correct=(
+        "I am sorry, not {refused}, but {np}.",
+        "No, I want {np} and no {refused}.",
+    ),
 )
 ASKING = Voice(
     want=(
@@ -73,6 +87,16 @@ ASKING = Voice(
     chat=("How are you?", "Who are you?", "What can you do?", "Are you there?"),
     refine=("Do you have {np} too?", "Could they be {adjective}?", "What about {np}?"),
     refuse=("Anything other than those?", "I know those, what else?", "Can you leave out those?"),
+    unservable=(
+        "Can you drive me home?",
+        "What is ten times twelve?",
+        "Could you water my plants?",
+        "Where are my keys?",
+    ),
+    correct=(
+        "Could you take {refused} back and look for {np}?",
+        "Is it too late to ask for {np} and not {refused}?",
+    ),
 )
 TERSE = Voice(
     want=("{np}", "{np} please", "{np}!", "need {np}"),
@@ -85,6 +109,16 @@ TERSE = Voice(
     chat=("hi", "hey", "ok", "thx", "bye", "cool"),
     refine=("{np} instead", "more {adjective}", "{np} now"),
     refuse=("not those", "seen them", "not that again", "no to those"),
+    unservable=(
+        "weather tomorrow",
+        "alarm at 7",
+        "news",
+        "football results",
+    ),
+    correct=(
+        "not {refused}, {np}",
+        "{np}, no {refused}",
+    ),
 )
 CHATTY = Voice(
     want=(
@@ -115,6 +149,15 @@ CHATTY = Voice(
     chat=("Hey there, nice to meet you!", "Haha, you're good at this.", "Thanks so much, you're great!", "Wow, okay."),
     refine=("Hmm, maybe {np} after all?", "Nice, but I'd rather have {np}.", "Ooh, and {np} as well!"),
     refuse=("Ugh, I've seen all of those already.", "Nah, those aren't for me.", "Please not that again!"),
+    unservable=(
+        "Oh and what should I cook tonight?",
+        "You know what, could you also feed my cat?",
+        "So, who do you think will win on Sunday?",
+    ),
+    correct=(
+        "Oh no, not {refused}, silly me, I meant {np}!",
+        "Argh, I said it wrong, I'd love {np}, and no {refused}!",
+    ),
 )
 TELLING = Voice(
     want=(
@@ -132,6 +175,15 @@ TELLING = Voice(
     chat=("It has been raining all day.", "I am back.", "That was a lovely evening, thank you."),
     refine=("On reflection we prefer {np}.", "My sister would rather see {np}.", "It should be more {adjective}."),
     refuse=("We have been through those.", "Those did not appeal to anybody.", "She has seen them."),
+    unservable=(
+        "My washing machine is broken again.",
+        "My sister needs a recipe for soup.",
+        "The trains are late today.",
+    ),
+    correct=(
+        "I misspoke earlier, it should be {np} and not {refused}.",
+        "My sister corrects me: no {refused}, but {np}.",
+    ),
 )
 POLITE = Voice(
     want=(
@@ -153,6 +205,15 @@ POLITE = Voice(
     chat=("Good day to you.", "Much obliged.", "I appreciate your help."),
     refine=("Perhaps {np} would suit better.", "Might I see {np} as well?"),
     refuse=("I am acquainted with those.", "I would rather not see those again.", "None of those appeals to me."),
+    unservable=(
+        "Might you know when the post arrives?",
+        "May I trouble you to mend my umbrella?",
+        "I should be obliged for directions to the museum.",
+    ),
+    correct=(
+        "Forgive me, rather than {refused} I had {np} in mind.",
+        "I beg your pardon, it was {np} that I intended, in place of {refused}.",
+    ),
 )
 OFFHAND = Voice(
     want=("gimme {np}", "lemme see {np}", "feeling {np} tonight", "hit me with {np}", "got {np}?"),
@@ -165,6 +226,15 @@ OFFHAND = Voice(
     chat=("yo", "sup", "lol ok", "cheers mate"),
     refine=("make it {np}", "rather {np}"),
     refuse=("nope, watched those", "pass on those", "ditch them"),
+    unservable=(
+        "what's the traffic like",
+        "spot me a tenner",
+        "where's the nearest pub",
+    ),
+    correct=(
+        "my bad, {np}, ditch the {refused}",
+        "nvm the {refused}, {np} it is",
+    ),
 )
 
 VOICES: dict[str, Voice] = {

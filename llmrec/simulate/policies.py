@@ -23,6 +23,7 @@ from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.roles.brain import GrammarBrain
 from llmrec.roles.loading import load_agent
 from llmrec.roles.observation import Observation, Reply
+from llmrec.roles.orchestrator import ToolBrain
 from llmrec.roles.recommender import respond
 from llmrec.roles.serving import brain_for
 from llmrec.seeding import derive, rng
@@ -142,7 +143,8 @@ def agent_policy(
     )
     brain = brain_for(agent.config, lm, noun=dataset.item_noun)
     graph = agent.build(agent.config, resources=resources, brain=brain)
-    asked = {"brain": "grammar" if isinstance(brain, GrammarBrain) else "chat"}  # what auto came to
+    kinds = {GrammarBrain: "grammar", ToolBrain: "tools"}
+    asked = {"brain": kinds.get(type(brain), "chat")}  # what auto came to
     behind = {"behind": _settings_of(recommender or neighbours)}
     if ranker is not None:
         behind["ranked by"] = _settings_of(ranker)

@@ -1,0 +1,159 @@
+"""Teach a backbone to choose tools and to write their arguments, with an adapter for each.
+
+    llmrec finetune finetune/tools.yaml --set dataset=films --set backbone=runs/quickstart/backbone
+    accelerate launch finetune/tools.py finetune/tools.yaml --set backbone=Qwen/Qwen3-8B --set learning_rate=5e-6
+
+Writes one folder for each adapter. A killed run goes on where it was when it is started again with the same output.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec.data.dataset import Dataset
+from llmrec.data.spec import load
+from llmrec.data.splits import leave_one_out
+from llmrec.lm.adapters import AdapterStore, stamp
+from llmrec.ranking import registry
+from llmrec.tools.resources import build_resources
+from llmrec.training.backbone import load_for_training, training_hardware
+from llmrec.training.checks import Checks
+from llmrec.training.examples import Encoded, supervised_tokens
+from llmrec.training.packed_examples import pack_examples
+from llmrec.training.quiet import quiet_libraries
+from llmrec.training.recipe import load_recipe_of
+from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, run_script, write_outcome
+from llmrec.training.sft import SftData, curve, first_and_best
+from llmrec.training.tool_data import ToolTurns, adapter_data, adapter_tools, tool_turns
+from llmrec.training.tools_recipe import ToolsRecipe
+from llmrec.training.trainer_settings import lora_settings, trainer_settings
+
+if TYPE_CHECKING:
+    from llmrec.lm.hardware import Hardware
+
+
+def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the recipe; returns the facts of every adapter by its name."""
+    recipe = load_recipe_of(ToolsRecipe, recipe_path, overrides)
+    with quiet_libraries():
+        return run(recipe)
+
+
+def run(recipe: ToolsRecipe) -> dict[str, Any]:
+    """Turns, then one adapter after the other, then their entry at the backbone."""
+    dataset = load(recipe.dataset, seed=recipe.seed)
+    split = leave_one_out(dataset.interactions)
+    knn = registry.fitted("knn", dataset, split)
+    turns = tool_turns(build_resources(dataset, train=split.train, neighbours=knn), split.train, recipe)
+    facts: dict[str, Any] = {}
+    for name, tools in adapter_tools(recipe, turns).items():
+        facts[name] = train(recipe, name, tools, turns, dataset)
+    if recipe.register_adapters and Path(recipe.backbone).is_dir() and all("best" in one for one in facts.values()):
+        store = AdapterStore.load(Path(recipe.backbone))
+        for name in facts:
+            store.add(name, Path(recipe.output) / name)
+        store.save()
+    return facts
+
+
+def train(
+    recipe: ToolsRecipe, name: str, tools: tuple[str, ...] | None, turns: ToolTurns, dataset: Dataset
+) -> dict[str, Any]:
+    """One adapter: the one of an earlier run where it is the same, else a new one."""
+    started = time.monotonic()
+    stage = recipe.model_copy(update={"role": name, "output": str(Path(recipe.output) / name)})
+    hardware = training_hardware()
+    base = load_for_training(stage, hardware)  # anew for each: the one before has an adapter in it
+    checkpoints = checkpoint_folder(stage, base.name, dataset.content_hash, stage=" ".join(tools or ()))
+    if (finished := _finished(stage, checkpoints.name)) is not None:
+        return finished
+    data = adapter_data(tools, turns, stage, base.tokenizer)
+    trainer = make_trainer(base.model, base.tokenizer, data, stage, checkpoints, hardware)
+    checks = Checks()
+    checks.start(trainer, packed=True)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    checks.end(trainer, seed=recipe.seed)
+    trainer.save_model(stage.output)
+    rows = curve(trainer.state.log_history)
+    if not trainer.is_world_process_zero():
+        return {"curve": rows}
+    facts: dict[str, Any] = {
+        "dataset": dataset.name,
+        "base": base.name,
+        "training": checkpoints.name,
+        "tools": list(tools) if tools is not None else "all",
+        "n_train": len(data.train),
+        "n_validation": len(data.validation),
+        "n_longer": data.n_longer,
+        "n_supervised": supervised_tokens(data.train),
+        "n_tokens": sum(len(one.input_ids) for one in data.train),
+        "best": first_and_best(rows)["best_validation_loss"],
+        "checks": checks.record,
+        "seconds": time.monotonic() - started,
+        "hardware": hardware.note,
+    }
+    if Path(recipe.backbone).is_dir():
+        stamp(Path(stage.output), Path(recipe.backbone))  # so that it is never put on another base
+    return write_outcome(stage, facts, rows, checkpoints)
+
+
+def make_trainer(
+    model: Any, tokenizer: Any, data: SftData, recipe: ToolsRecipe, folder: Path, hardware: Hardware
+) -> Any:
+    """transformers' Trainer over rows of whole examples, with a fresh LoRA adapter on a frozen backbone."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    from llmrec.training.callbacks import Progress
+    from llmrec.training.loop import compile_layers
+
+    rows = rows_of(data.train, recipe, tokenizer.pad_token_id)
+    steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
+    watch = bool(data.validation)
+    arguments = TrainingArguments(
+        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        wrapped = get_peft_model(model, LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM"))
+    model.config.use_cache = False  # packed rows are masked by their position ids only where there is no cache
+    if hardware.compile:
+        compile_layers(model)
+    trainer = Trainer(
+        model=wrapped,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows_of(data.validation, recipe, tokenizer.pad_token_id) if watch else None,
+        callbacks=[Progress(f"adapter {recipe.role}")],
+    )
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
+
+def rows_of(encoded: Sequence[Encoded], recipe: ToolsRecipe, pad: int) -> Any:
+    """A `datasets.Dataset` of packed rows."""
+    import datasets
+
+    packed = pack_examples(encoded, length=recipe.max_tokens, pad=pad)
+    return datasets.Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
+
+
+def _finished(stage: ToolsRecipe, training: str) -> dict[str, Any] | None:
+    """The record of this very training, where it was finished before the run was killed."""
+    record = Path(stage.output) / RECORD
+    if not record.exists():
+        return None
+    facts: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return facts if facts.get("training") == training else None
+
+
+if __name__ == "__main__":
+    run_script(main, __doc__)

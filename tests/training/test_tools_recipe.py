@@ -1,0 +1,123 @@
+"""finetune/tools.py: one adapter for each job, which the agent then uses; and what a recipe makes of the turns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from llmrec.assets import asset, load_file
+from llmrec.lm.adapters import AdapterStore, content_hash, read_stamp
+from llmrec.lm.loading import load_backbone
+from llmrec.roles.orchestrator import ToolAdapters, ToolBrain
+from llmrec.roles.recommender import RecommenderConfig
+from llmrec.roles.serving import brain_for
+from llmrec.training.examples import IGNORED
+from llmrec.training.recipe import load_recipe_of
+from llmrec.training.tool_data import ToolTurns, adapter_data, adapter_tools, conversations
+from llmrec.training.tools_recipe import ToolsRecipe
+from llmrec.training.trajectories import Conversation, Step
+
+RECIPE = asset("finetune/tools.yaml")
+SMALL = [
+    "turns=24",
+    "validation_turns=8",
+    "evaluations=1",
+    "minimum_calls=10",
+    "acting_share=1.0",
+    "register_adapters=true",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(mini_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """Backbone, output and facts of a short run."""
+    folder = tmp_path_factory.mktemp("tools")
+    backbone, output = folder / "backbone", folder / "adapters"
+    shutil.copytree(mini_folder, backbone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMREC_COMPILE", "0")
+        patch.setenv("LLMREC_DTYPE", "float32")
+        patch.setenv("LLMREC_CACHE", str(folder / "cache"))
+        script = load_file(asset("finetune/tools.py"), name="tools_under_test")
+        facts = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])
+        for name in facts:
+            assert not (output / name / "checkpoints").exists()
+        again = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])
+        assert {name: one["seconds"] for name, one in again.items()} == {
+            name: one["seconds"] for name, one in facts.items()
+        }  # finished adapters are not trained again
+    return backbone, output, facts
+
+
+def test_every_adapter_is_trained_stamped_and_entered(trained: tuple[Path, Path, dict[str, Any]]) -> None:
+    backbone, output, facts = trained
+    assert set(facts) == {"tool_select", "tool_read", "tool_args"} | (set(facts) & {"tool_search", "tool_rank"})
+    assert set(AdapterStore.load(backbone).folders()) >= set(facts)
+    for name, one in facts.items():
+        assert read_stamp(output / name) == content_hash(backbone)
+        record = json.loads((output / name / "training.json").read_text(encoding="utf-8"))
+        assert record["n_supervised"] == one["n_supervised"] > 0
+        assert f"{name} adapter" in (output / name / "README.md").read_text(encoding="utf-8")
+    assert facts["tool_select"]["n_supervised"] < facts["tool_select"]["n_tokens"] / 10
+
+
+def test_the_agent_of_this_backbone_calls_tools_with_them(trained: tuple[Path, Path, dict[str, Any]]) -> None:
+    lm = load_backbone(trained[0], device="cpu", dtype="float32")
+    brain = brain_for(RecommenderConfig(), lm, noun="film")
+    assert isinstance(brain, ToolBrain)
+    adapters = ToolAdapters.of(lm.capabilities.adapters)
+    assert adapters is not None
+    assert adapters.writer("read") == "tool_read"
+    assert adapters.writer("popular") == "tool_args"
+
+
+CONVERSATION: Conversation = (
+    Step("search", '{"where":["genres=Comedy"]}', "### Act\nHistory: no\nCall:\n", "### Act\nHistory: no\nCall:\n"),
+)
+READING: Conversation = (
+    Step("read", '{"marks":["no *genres* => avoid"],"first":"new"}', "### Read\n", "### Read\n", ((25, 31), (43, 46))),
+)
+TURNS = ToolTurns([*[READING] * 5, *[CONVERSATION] * 3], [])
+
+
+def test_modes_and_their_adapters() -> None:
+    def tools(*changes: str) -> dict[str, tuple[str, ...] | None]:
+        return adapter_tools(load_recipe_of(ToolsRecipe, RECIPE, changes), TURNS)
+
+    assert tools("mode=joint") == {"tools": None}
+    assert tools("arguments=shared") == {"tool_select": (), "tool_args": ("read", "search")}
+    assert tools("arguments=per_tool", "minimum_calls=5") == {
+        "tool_select": (),
+        "tool_read": ("read",),
+        "tool_args": ("search",),
+    }
+
+
+def test_only_the_choices_of_a_reading_are_learnt_where_the_recipe_says_so(mini_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+    learnt = {}
+    for loss in ("call", "choices"):
+        recipe = load_recipe_of(ToolsRecipe, RECIPE, [f"loss={loss}"])
+        data = adapter_data(("read",), TURNS, recipe, tokenizer)
+        assert len(data.train) == 5
+        assert not data.validation
+        learnt[loss] = tokenizer.decode([label for label in data.train[0].labels if label != IGNORED])
+    written = READING[0].arguments
+    assert [written[start:end] for start, end in READING[0].choices] == [" avoid", "new"]
+    assert learnt == {"call": f"read\n{written}\n", "choices": " avoidnew"}
+
+
+def test_conversations_leave_out_what_needs_no_tool() -> None:
+    class Idle:
+        def reading(self) -> tuple[Step, ...]:
+            return READING
+
+        def acting(self) -> tuple[Step, ...]:
+            return ()
+
+    assert conversations([Idle()]) == [READING]  # type: ignore[list-item]
