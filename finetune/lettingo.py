@@ -1,0 +1,121 @@
+"""Align a writer of user profiles with what helps a recommender: explore, evaluate, align (LettinGo, Curri-DPO).
+
+    llmrec finetune finetune/lettingo.yaml --set dataset=films --set backbone=runs/quickstart/backbone
+    accelerate launch finetune/lettingo.py finetune/lettingo.yaml --set backbone=Qwen/Qwen3-8B --set start=null ...
+
+The YAML says what a chat model sets otherwise. A killed run goes on when it is started again with the same output:
+adapters, profiles, verdicts and finished stages are kept, and a stage goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec.data.spec import load
+from llmrec.lm.adapters import stamp
+from llmrec.training.backbone import training_hardware
+from llmrec.training.dpo import (
+    POLICY,
+    StageData,
+    encode_pairs,
+    finished_stage,
+    load_policy,
+    make_dpo_trainer,
+    set_reference,
+    train_stage,
+)
+from llmrec.training.dpo_plot import PLOT, plot_curves
+from llmrec.training.lettingo import explore_and_judge, set_stage
+from llmrec.training.lettingo_recipe import LettingoRecipe, named, stages_of
+from llmrec.training.lettingo_start import start_adapters
+from llmrec.training.pairs import held_out
+from llmrec.training.profile_prompts import ProfilePrompts
+from llmrec.training.profiles import Histories, user_groups
+from llmrec.training.quiet import quiet_libraries
+from llmrec.training.recipe import load_recipe_of
+from llmrec.training.run_folder import checkpoint_folder, run_script, write_outcome
+from llmrec.training.sft import first_and_best
+
+if TYPE_CHECKING:
+    from llmrec.data.dataset import Dataset
+
+
+def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the recipe; returns the facts that also stand in `training.json`."""
+    recipe = load_recipe_of(LettingoRecipe, recipe_path, overrides)
+    with quiet_libraries():
+        return run(recipe)
+
+
+def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Users, start, exploration, evaluation, alignment stage by stage, card and curves, in that order."""
+    from accelerate import PartialState
+
+    began = time.monotonic()
+    output, work = Path(recipe.output), recipe.work_folder
+    dataset = dataset or load(recipe.dataset, seed=recipe.seed)
+    histories = Histories(dataset, recipe.labels)
+    groups = user_groups(histories, dataset.interactions.n_users, recipe.windows, recipe.users, recipe.seed)
+    hardware = training_hardware()
+    processes = PartialState(cpu=hardware.device == "cpu")
+    start = start_adapters(recipe, dataset, histories, groups.start, work, hardware)
+    with processes.main_process_first():  # the others find everything in the logs
+        pairs, found = asyncio.run(explore_and_judge(recipe, set_stage(recipe, dataset, start, work), groups.align))
+    train, watched = held_out(pairs, share=recipe.dpo.validation_share, seed=recipe.seed)
+    prompts = ProfilePrompts(dataset, recipe.item_fields)
+    asked = {window.user: prompts.write(window.older, style=recipe.policy_style) for window in groups.align}
+
+    first = policy_folder = start.get("writer")
+    rows: list[dict[str, float]] = []
+    n_longer = n_tokens = 0
+    stages = stages_of(recipe, train)
+    for number, stage in enumerate(stages, start=1):
+        policy = load_policy(recipe, hardware, start=policy_folder)
+        encoded = [
+            encode_pairs(part, asked, policy, style=recipe.policy_style, max_tokens=recipe.max_tokens)
+            for part in (stage, watched)
+        ]
+        n_longer += encoded[0].n_longer
+        n_tokens += sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in encoded[0].rows)
+        folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=f"{number} of {len(stages)}")
+        curve = finished_stage(folder)
+        if curve is None:
+            data = StageData(encoded[0].rows, encoded[1].rows)
+            title = f"profile, stage {number} of {len(stages)}"
+            trainer = make_dpo_trainer(policy, data, recipe, folder, hardware, title=title)
+            if number > 1 and recipe.curriculum_settings.reference == "start":
+                set_reference(trainer.model, first)
+            curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=int(rows[-1]["step"]) if rows else 0)
+        rows += curve
+        policy_folder = folder / POLICY
+
+    facts: dict[str, Any] = {
+        "dataset": dataset.name,
+        "base": policy.name,
+        "n_train": sum(len(stage) for stage in stages) - n_longer,
+        "n_validation": len(watched),
+        "n_longer": n_longer,
+        "n_supervised": n_tokens,
+        "best": first_and_best(rows)["best_validation_loss"],
+        "exploration": found._asdict(),
+        "n_users": {name: len(getattr(groups, name)) for name in groups._fields},
+        "seconds": time.monotonic() - began,
+        "hardware": hardware.note,
+    }
+    if not processes.is_main_process:
+        return {"curve": rows}
+    assert policy_folder is not None
+    shutil.copytree(policy_folder, output, dirs_exist_ok=True)
+    if Path(recipe.backbone).is_dir():
+        stamp(output, Path(recipe.backbone))  # so that it is never put on another base
+    plot_curves(rows, output / PLOT)
+    return write_outcome(named(recipe), facts, rows, folder)
+
+
+if __name__ == "__main__":
+    run_script(main, __doc__)
