@@ -85,6 +85,8 @@ def load_suite(path: Path) -> SuiteConfig:
 def _check_parts(name: str, dataset: DatasetConfig) -> None:
     above: set[str] = set()
     for label, row in dataset.rows.items():
+        if "," in label:
+            raise ConfigError(f"{name}: the name of a line holds no comma, which separates names, got {label!r}")
         missing = [line for line in row.needs if line not in above]
         if missing:
             raise ConfigError(

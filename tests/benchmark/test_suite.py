@@ -30,7 +30,7 @@ SUITE = SuiteConfig.model_validate(
                 "spec": "films",
                 "rows": {
                     "popular": {"model": "popular", "seeded": False},
-                    "knn, narrow": {"model": "knn", "config": {"window": 2}, "seeded": False},
+                    "knn (narrow)": {"model": "knn", "config": {"window": 2}, "seeded": False},
                     "sasrec": {"model": "sasrec", "config": TINY},
                 },
             }
@@ -47,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CellRe
 
 def test_what_draws_nothing_runs_once_and_the_rest_once_per_seed(results: tuple[Path, list[CellResult]]) -> None:
     ran = [(one.cell.row, one.cell.seed) for one in results[1]]
-    assert ran == [("popular", 0), ("knn, narrow", 0), ("sasrec", 0), ("sasrec", 1)]
+    assert ran == [("popular", 0), ("knn (narrow)", 0), ("sasrec", 0), ("sasrec", 1)]
     assert not np.array_equal(results[1][2].ranks, results[1][3].ranks)
 
 
@@ -59,11 +59,11 @@ def test_finished_cells_are_not_run_again_and_a_changed_setting_is(results: tupl
     assert {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")} == stamps
     np.testing.assert_array_equal(again[2].ranks, before[2].ranks)
     plain = json.loads(SUITE.model_dump_json())
-    plain["datasets"]["films"]["rows"]["knn, narrow"]["config"]["window"] = 3
+    plain["datasets"]["films"]["rows"]["knn (narrow)"]["config"]["window"] = 3
     changed = SuiteConfig.model_validate(plain)
-    run_cells(changed, list(cells(changed, rows=["knn, narrow"])), data="", out=out, say=lambda line: None)
+    run_cells(changed, list(cells(changed, rows=["knn (narrow)"])), data="", out=out, say=lambda line: None)
     moved = [path for path in stamps if path.stat().st_mtime_ns != stamps[path]]
-    assert [path.parent.parent.name for path in moved] == ["knn, narrow"]
+    assert [path.parent.parent.name for path in moved] == ["knn (narrow)"]
 
 
 def test_the_table_is_the_mean_over_seeds_of_the_users_own_values(results: tuple[Path, list[CellResult]]) -> None:
@@ -143,6 +143,9 @@ def test_unknown_names_and_blends_of_what_comes_later_are_refused(tmp_path: Path
     path = tmp_path / "suite.yaml"
     path.write_text("datasets: {films: {spec: films, rows: {both: {model: blend, parts: [knn]}, knn: {model: knn}}}}")
     with pytest.raises(ConfigError, match="'both' needs 'knn', which does not stand above it"):
+        load_suite(path)
+    path.write_text('datasets: {films: {spec: films, rows: {"knn, wide": {model: knn}}}}')
+    with pytest.raises(ConfigError, match="holds no comma, which separates names, got 'knn, wide'"):
         load_suite(path)
 
 
