@@ -35,8 +35,8 @@ def trainer_settings(recipe: Recipe, *, folder: Path, steps: int, watch: bool, h
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": int(recipe.warmup_fraction * steps),
         "weight_decay": recipe.weight_decay,
-        "gradient_checkpointing": recipe.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        "activation_checkpointing": recipe.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if recipe.gradient_checkpointing else None,
         "ddp_find_unused_parameters": False,  # the self-checks refuse a weight that no gradient reaches
         "bf16": hardware.dtype == torch.bfloat16,
         "use_cpu": hardware.device == "cpu",

@@ -111,6 +111,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
     model = AutoModelForCausalLM.from_pretrained(mini_folder)
     saving = make_trainer(model, tokenizer, data, recipe, tmp_path / "saving", CPU)
+    assert saving.args.activation_checkpointing
+    how = saving.args.activation_checkpointing_kwargs
+    saving.model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)  # as `train` does at its start
     assert any(getattr(module, "gradient_checkpointing", False) for module in saving.model.modules())
     check_gradients(saving.model, _loss(saving))
     gradients = []

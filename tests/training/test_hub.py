@@ -66,7 +66,7 @@ def test_four_bits_need_cuda_and_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="runs on 'cpu'; set quantise=none"):
         load_for_training(_recipe("quantise=4bit"), cpu)
     monkeypatch.setattr("llmrec.training.backbone.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="pip install bitsandbytes"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .llmrec\[qlora\]"):
         check_four_bits(Hardware("cuda:0", torch.bfloat16, False, "test"))
     with pytest.raises(ConfigError, match="quantise"):
         _recipe("quantise=8bit")
