@@ -10,10 +10,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -23,6 +23,7 @@ from llmrec.lm.nano import NanoShape, build_model, train_tokenizer
 from llmrec.retrieval import calrec
 from llmrec.roles import user
 from llmrec.seeding import derive, rng
+from llmrec.training.calrec import domain_shares
 from llmrec.training.corpus import Material, build, stream
 from llmrec.training.examples import plain_text
 from llmrec.training.fingerprint import text_digest
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 LABELS = (*calrec.CUES, *user.CUES, "\nShown: Title:", "Title:", ". Category:")
 """Texts that nano's tokenizer holds as one token each: they stand before or after every item."""
+
+
+_EXPONENT = 0.3  # as CALRec draws its domains
 
 
 DEFAULT_MIX = {
@@ -86,12 +90,17 @@ class Pretrained:
     """Parameters, tokens, seconds, loss curve."""
 
 
+Source = tuple["Dataset", "Split"]
+"""A data set and its split; only `split.train` is read."""
+
+
 def train_nano(
     dataset: Dataset,
     split: Split,
     recipe: NanoRecipe,
     *,
     seed: int,
+    others: Sequence[Source] = (),
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Pretrained:
@@ -102,20 +111,22 @@ def train_nano(
         split: only `split.train` is read.
         recipe: shape, corpus and schedule.
         seed: of weights, corpus and order.
+        others: further data sets for one model over all of them: tokenizer and corpus are of all, and each has a share
+            of the tokens in proportion to its number of users ** 0.3.
         cache: folder of trained models; default the user's cache.
         say: receives one line for each thing that people want to know.
 
     Raises:
         CacheError: the cached model is damaged.
     """
-    folder = (cache or cache_dir()) / "nano" / cache_key(dataset, split, recipe, seed=seed)
+    folder = (cache or cache_dir()) / "nano" / cache_key(dataset, split, recipe, seed=seed, others=others)
     if folder.exists():
         say(f"nano: trained earlier, taken from {folder}")
         return Pretrained(folder, True, read_report(folder))
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
     with quiet_libraries():
-        report = _train(dataset, split, recipe, seed=seed, work=work, say=say)
+        report = _train([(dataset, split), *others], recipe, seed=seed, work=work, say=say)
     (work / "model" / "nano.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if (logs := work / "trainer" / "runs").exists():
         logs.rename(work / "model" / "logs")  # TensorBoard events
@@ -124,7 +135,7 @@ def train_nano(
     return Pretrained(folder, False, report)
 
 
-def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int) -> str:
+def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int, others: Sequence[Source] = ()) -> str:
     """Hash of what the trained weights depend on: data, texts, recipe, seed, and how this machine computes."""
     from llmrec.lm.hardware import choose
 
@@ -136,6 +147,7 @@ def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int) 
         recipe.model_dump_json(),
         str(seed),
         f"{hardware.device} {hardware.dtype} {hardware.compile}",
+        *(text for other, own in others for text in (other.content_hash, own.train.content_hash)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
@@ -159,21 +171,29 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def _train(
-    dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int, work: Path, say: Callable[[str], None]
+    sources: Sequence[Source], recipe: NanoRecipe, *, seed: int, work: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     from llmrec.lm.hardware import choose
     from llmrec.training.loop import run_trainer
 
     started = time.monotonic()
-    material = Material(dataset, split, recipe.history_items)
+    parts = _parts(sources, recipe)
     tokenizer = train_tokenizer(
-        (plain_text(example) for kind in recipe.mix for example in build(kind, material, rng(seed, "tokenizer", kind))),
+        (
+            plain_text(one)
+            for part in parts
+            for one in build(part.kind, part.material, rng(seed, "tokenizer", part.key))
+        ),
         vocabulary_size=recipe.shape.vocabulary_size,
         phrases=LABELS,
     )
-    streams = {kind: stream(kind, material, rng(seed, "corpus", kind)) for kind in recipe.mix}
     blocks, counts = pack(
-        streams, recipe.mix, tokenizer, n_tokens=recipe.tokens, block=recipe.block, rng=rng(seed, "order")
+        {part.key: stream(part.kind, part.material, rng(seed, "corpus", part.key)) for part in parts},
+        {part.key: part.share for part in parts},
+        tokenizer,
+        n_tokens=recipe.tokens,
+        block=recipe.block,
+        rng=rng(seed, "order"),
     )
     n_steps = len(blocks) // recipe.blocks_per_step
     if n_steps == 0:
@@ -206,7 +226,31 @@ def _train(
         "seconds": round(seconds, 1),
         "hardware": hardware.note,
         "seed": seed,
-        "dataset": dataset.name,
+        "dataset": " + ".join(dataset.name for dataset, _ in sources),
         "recipe": recipe.model_dump(),
         "curve": curve,
     }
+
+
+class _Part(NamedTuple):
+    """One kind of example of one data set."""
+
+    key: str
+    """Names its draws; of the first data set the kind alone, so that others change nothing in what it gives."""
+    kind: str
+    material: Material
+    share: float
+    """Of all tokens."""
+
+
+def _parts(sources: Sequence[Source], recipe: NanoRecipe) -> list[_Part]:
+    weights = [1.0]
+    if len(sources) > 1:
+        weights = list(domain_shares([split.train.n_users for _, split in sources], exponent=_EXPONENT))
+    return [
+        _Part(kind if place == 0 else f"{kind} {place}", kind, material, share * float(weight))
+        for place, (weight, material) in enumerate(
+            zip(weights, (Material(*source, recipe.history_items) for source in sources), strict=True)
+        )
+        for kind, share in recipe.mix.items()
+    ]

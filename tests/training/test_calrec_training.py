@@ -1,0 +1,348 @@
+"""The trainer of CALRec and its script: plain fine-tuning as a special case, stages, selection, resuming."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+from llmrec.assets import asset, load_file
+from llmrec.data.dataset import Dataset
+from llmrec.errors import ConfigError, ModelError
+from llmrec.lm.adapters import read_stamp
+from llmrec.lm.codec import TokenCodec
+from llmrec.lm.local import LocalLM
+from llmrec.metrics.ranking import ndcg_at, target_ranks
+from llmrec.retrieval.calrec import CalrecRecommender, history_prompt
+from llmrec.seeding import derive
+from llmrec.training.callbacks import Progress
+from llmrec.training.calrec import CalrecCollator, Domain, Form, Row
+from llmrec.training.calrec_recipe import CalrecRecipe, ValidationSettings
+from llmrec.training.calrec_stages import check_prompts
+from llmrec.training.calrec_trainer import CalrecTrainer, curve, validation_of
+from llmrec.training.calrec_validation import RankingCheck
+from llmrec.training.contrastive import Objective, next_item_loss
+from llmrec.training.examples import IGNORED
+from llmrec.training.recipe import load_recipe_of
+from tests.training.tiny import PAD, rows, tiny_model
+
+RECIPE = asset("finetune/calrec.yaml")
+PLAIN = Objective(0.0, 0.0, 0.5)
+FULL = Objective(0.3, 0.2, 0.5)
+
+
+def _arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 0.01,
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "prediction_loss_only": True,
+        "logging_steps": 1,
+    }
+    return TrainingArguments(**settings | changes)
+
+
+def _trained(objective: Objective, folder: Path, *, micro_batch: int | None = None, **changes: Any) -> dict[str, Any]:
+    trainer = CalrecTrainer(
+        objective=objective,
+        micro_batch=micro_batch,
+        model=tiny_model(),
+        args=_arguments(folder, **changes),
+        train_dataset=rows(10),
+        data_collator=CalrecCollator(PAD),
+    )
+    trainer.train()
+    return {"weights": trainer.model.state_dict(), "rows": curve(trainer.state.log_history)}
+
+
+def test_without_contrastive_terms_it_is_plain_fine_tuning_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against transformers' own Trainer on the joint sequences, with the loss of the targets; six steps of AdamW."""
+
+    def collate(given: list[Row]) -> dict[str, Any]:
+        batch = CalrecCollator(PAD)(given)
+        first = int((batch["labels"] != IGNORED).any(dim=0).int().argmax())
+        return {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "position_ids": (batch["attention_mask"].cumsum(dim=1) - 1).clamp_min(0),
+            "labels": batch["labels"],
+            "logits_to_keep": batch["labels"].shape[1] - first + 1,
+            "use_cache": False,
+        }
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return next_item_loss(outputs.logits, labels[:, -outputs.logits.shape[1] :])
+
+    stock = Trainer(
+        model=tiny_model(),
+        args=_arguments(tmp_path),
+        train_dataset=rows(10),
+        data_collator=collate,
+        compute_loss_func=loss,
+    )
+    stock.train()
+    passes: list[int] = []
+    forward = type(stock.model).forward
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        passes.append(1)
+        return forward(*arguments, **keywords)
+
+    monkeypatch.setattr(type(stock.model), "forward", counted)
+    own = _trained(PLAIN, tmp_path)
+    assert len(passes) == 6  # a second pass over the targets would make it twelve
+    for name, weight in stock.model.state_dict().items():
+        assert torch.equal(weight, own["weights"][name]), name
+    other = _trained(FULL, tmp_path)["weights"]
+    assert any(not torch.equal(other[name], own["weights"][name]) for name in other)
+
+
+def test_gradcache_trains_as_the_large_batch_does(tmp_path: Path) -> None:
+    """Six steps of plain gradient descent, chunks of 3 and 1: weights within 1e-5, and the same logged losses."""
+    large = _trained(FULL, tmp_path, optim="sgd", learning_rate=0.1)
+    small = _trained(FULL, tmp_path, optim="sgd", learning_rate=0.1, micro_batch=3)
+    start = tiny_model().state_dict()
+    for name, weight in large["weights"].items():
+        assert (weight - small["weights"][name]).abs().max().item() < 1e-5, name
+    assert max((large["weights"][name] - start[name]).abs().max().item() for name in start) > 1e-3
+    assert len(large["rows"]) == len(small["rows"]) == 6
+    for first, second in zip(large["rows"], small["rows"], strict=True):
+        assert {"loss", "next_item", "target_target", "user_target"} < first.keys()
+        assert second == pytest.approx(first, abs=1e-4)
+        parts = 0.5 * first["next_item"] + 0.3 * first["target_target"] + 0.2 * first["user_target"]
+        assert first["loss"] == pytest.approx(parts, abs=1e-4)
+
+
+class _Told(RankingCheck):
+    """Says figures that it was given."""
+
+    def __init__(self, figures: list[float]) -> None:
+        self.figures = figures
+
+    def measure(self, model: Any, tokenizer: Any) -> dict[str, float]:
+        return {"ndcg10": self.figures.pop(0)}
+
+
+def test_the_checkpoint_with_the_best_ndcg_is_kept(tmp_path: Path) -> None:
+    """Six steps, looked at before them and every two; the best is that of step 4, though losses still fall."""
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    best = {"metric_for_best_model": "eval_ndcg10", "greater_is_better": True, "load_best_model_at_end": True}
+    trainer = CalrecTrainer(
+        objective=FULL,
+        ranking=_Told([0.9, 0.1, 0.5, 0.2]),
+        model=tiny_model(),
+        args=_arguments(tmp_path, eval_on_start=True, **settings, **best),
+        train_dataset=rows(10),
+        eval_dataset=rows(4, seed=1),
+        data_collator=CalrecCollator(PAD),
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 0.5
+    assert str(trainer.state.best_model_checkpoint).endswith("checkpoint-4")
+    found = curve(trainer.state.log_history)
+    assert [row["validation_ndcg10"] for row in found if "validation_ndcg10" in row] == [0.9, 0.1, 0.5, 0.2]
+    assert validation_of(found)["ndcg10_before"] == 0.9
+    assert validation_of(found)["ndcg10_best"] == 0.5
+    assert {"validation_loss", "validation_next_item", "validation_target_target"} < found[0].keys()
+
+
+# ---- the script
+
+
+def _overrides(backbone: Path, output: Path, **changes: Any) -> list[str]:
+    settings = {
+        "backbone": backbone,
+        "output": output,
+        "examples": 16,
+        "batch_size": 8,
+        "history_items": 4,
+        "max_tokens": 256,
+        "evaluations": 1,
+        "learning_rate": 0.01,
+        "validation": "{users: 4, samples: 2, max_tokens: 12, examples: 8}",
+    }
+    return [f"{key}={value}" for key, value in {**settings, **changes}.items()]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    return load_file(asset("finetune/calrec.py"), name="calrec_under_test")
+
+
+@pytest.fixture(scope="module")
+def two_stages(mini_folder: Path, script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("calrec") / "recommender"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMREC_COMPILE", "0")
+        patch.setenv("LLMREC_DTYPE", "float32")
+        script.main(RECIPE, _overrides(mini_folder, output, stages="both", domains="[films, films]", micro_batch=4))
+    return output
+
+
+def test_both_stages_leave_adapters_card_and_curves(two_stages: Path, mini_folder: Path) -> None:
+    record = json.loads((two_stages / "training.json").read_text(encoding="utf-8"))
+    assert record["dataset"] == "films"
+    assert record["stages"]["I"]["dataset"] == "films + films"
+    assert record["n_train"] == 32
+    assert record["recipe"]["domains"] == ["films", "films"]
+    assert {row["step"] for row in record["curve"]} == {0.0, 1.0, 2.0, 3.0, 4.0}
+    for stage in record["stages"].values():
+        assert {"prompts", "gradients", "padding", "combined loss", "frozen", "labels"} <= stage["checks"].keys()
+        assert stage["ndcg10_before"] is not None
+    for folder in (two_stages, two_stages / "stage-I"):
+        assert (folder / "adapter_model.safetensors").exists()
+        assert read_stamp(folder) is not None
+    assert (two_stages / "curves.png").stat().st_size > 10_000
+    assert "recommender" in (two_stages / "README.md").read_text(encoding="utf-8")
+    assert not (two_stages / "checkpoints").exists()
+
+
+def test_the_second_stage_goes_on_from_the_first(two_stages: Path) -> None:
+    """Its validation loss starts where the first stage's ended, for the same domain and rows."""
+    record = json.loads((two_stages / "training.json").read_text(encoding="utf-8"))
+    losses = [row["validation_next_item"] for row in record["curve"] if "validation_next_item" in row]
+    assert len(losses) == 4
+    assert losses[2] != losses[0]
+
+
+def test_adapters_merge(two_stages: Path, mini_folder: Path) -> None:
+    from peft import PeftModel
+
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        base = AutoModelForCausalLM.from_pretrained(mini_folder)
+        bare = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, two_stages)
+        beside = adapted(ids).logits
+        merged = adapted.merge_and_unload()(ids).logits
+    assert (beside - merged).abs().max().item() < 1e-4
+    assert (beside - bare).abs().max().item() > 1e-3
+
+
+def test_what_is_finished_is_not_trained_again(
+    two_stages: Path, mini_folder: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (two_stages / "adapter_model.safetensors").read_bytes()
+
+    def never(*arguments: Any, **keywords: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(CalrecTrainer, "train", never)
+    both = {"stages": "both", "domains": "[films, films]", "micro_batch": 4}
+    script.main(RECIPE, _overrides(mini_folder, two_stages, **both))
+    assert (two_stages / "adapter_model.safetensors").read_bytes() == before
+    with pytest.raises(AssertionError, match="trained again"):
+        script.main(RECIPE, _overrides(mini_folder, two_stages, **both, seed=1))
+
+
+def test_validation_is_what_the_served_recommender_reaches(two_stages: Path, mini_folder: Path, films: Dataset) -> None:
+    """NDCG@10 measured on a model in training equals that of the saved adapter behind the engine."""
+    from peft import PeftModel
+
+    settings = ValidationSettings(users=6, samples=3, max_tokens=20)
+    check = RankingCheck([Domain.of(films)], settings, history_items=4, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mini_folder), two_stages, is_trainable=True)
+    model.train()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = check.measure(model, tokenizer)
+    assert model.training
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+    lm = LocalLM.from_folder(mini_folder, adapters={"recommender": two_stages}, dtype="float32")
+    recommender = CalrecRecommender(lm, config=check.config)
+    recommender.index_catalogue(films.catalogue)
+    domain, pairs = check.domains[0], check.users[0]
+    histories = [domain.split.history(user, "validation") for user, _ in pairs]
+    scores = asyncio.run(recommender.score(histories, seed=derive(0, "calrec", "ranking")))
+    ranks = target_ranks(scores, [target for _, target in pairs], histories)
+    assert len(pairs) == 6
+    assert [target for _, target in pairs] == [
+        int(domain.split.validation[np.searchsorted(domain.split.users, user)]) for user, _ in pairs
+    ]
+    assert found["ndcg10"] == pytest.approx(float(ndcg_at(ranks, 10).mean()), abs=1e-9)
+    assert check.measure(model, tokenizer) == found
+
+
+def test_all_weights_are_trained_and_the_result_is_a_model(mini_folder: Path, script: Any, tmp_path: Path) -> None:
+    """Both stages; the second starts from the folder of the first."""
+    changes = {"tuning": "full", "select": "loss", "stages": "both", "domains": "[films]", "learning_rate": 0.001}
+    record = script.main(RECIPE, _overrides(mini_folder, tmp_path / "model", **changes))
+    assert record["stages"]["II"]["base"].startswith("stage-I@")
+    base, tuned = (AutoModelForCausalLM.from_pretrained(path) for path in (mini_folder, tmp_path / "model"))
+    moved = [not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True)]
+    assert all(moved)
+    assert record["stages"]["I"]["ndcg10_before"] is None
+    lm = LocalLM.from_folder(tmp_path / "model", dtype="float32")
+    assert lm.capabilities.adapters == ()
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
+    mini_folder: Path, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the third of four steps of the second stage; losses within 1e-4 of those of a run in one go."""
+    step_end = Progress.on_step_end
+    kills: list[str] = []
+
+    def broken(self: Progress, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 3 and self.title.endswith("stage II") and not kills:
+            kills.append(self.title)
+            raise KeyboardInterrupt
+
+    changes = {"select": "loss", "stages": "both", "domains": "[films]", "batch_size": 4, "evaluations": 2}
+    monkeypatch.setattr(Progress, "on_step_end", broken)
+    with pytest.raises(KeyboardInterrupt):
+        script.main(RECIPE, _overrides(mini_folder, tmp_path / "broken", **changes))
+    resumed = script.main(RECIPE, _overrides(mini_folder, tmp_path / "broken", **changes))
+    whole = script.main(RECIPE, _overrides(mini_folder, tmp_path / "whole", **changes))
+    assert kills == ["recommender, stage II"]
+    ends = [
+        [row["validation_loss"] for row in one["curve"] if "validation_loss" in row][-1] for one in (resumed, whole)
+    ]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+    assert resumed["best"] == pytest.approx(whole["best"], abs=1e-4)
+
+
+def test_an_adapter_of_another_backbone_is_no_start(
+    two_stages: Path, mini_folder: Path, tmp_path: Path, script: Any
+) -> None:
+    copied = tmp_path / "adapter"
+    copied.mkdir()
+    for file in two_stages.iterdir():
+        if file.is_file():
+            (copied / file.name).write_bytes(file.read_bytes())
+    (copied / "backbone.json").write_text(json.dumps({"base_content_hash": "0" * 64}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="another backbone"):
+        script.main(RECIPE, _overrides(mini_folder, tmp_path / "out", start=copied))
+
+
+def test_prompts_that_serving_does_not_ask_with_are_refused(
+    films: Dataset, mini_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(mini_folder)
+    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+    form = Form(TokenCodec(model, tokenizer, n_vocabulary=len(tokenizer), name="mini"), 4, 256)
+    monkeypatch.setattr("llmrec.training.calrec.history_prompt", lambda items: f"{history_prompt(items)} ")
+    with pytest.raises(ModelError, match="another prompt"):
+        check_prompts([Domain.of(films)], form, seed=0)
+
+
+def test_overrides_reach_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe_of(CalrecRecipe, RECIPE, _overrides(tmp_path, tmp_path / "out", micro_batch=4))
+    assert (recipe.micro_batch, recipe.validation.users, recipe.examples) == (4, 4, 16)
