@@ -203,6 +203,8 @@ def _run(
     started = time.monotonic()
     model.fit(dataset, split)
     minutes = (time.monotonic() - started) / 60
+    if (state := getattr(model, "fit_state", None)) is not None:
+        minutes = max(minutes, state.minutes)  # of all sittings, where a killed training went on
     if callable(save := getattr(model, "save", None)):
         save(folder / "model")
     outcome = asyncio.run(

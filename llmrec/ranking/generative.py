@@ -285,12 +285,17 @@ class GenerativeRecommender:
         require_fitted(self._fitted, self.name)
         return self._state
 
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers."""
+        return n_parameters(require_fitted(self._fitted, self.name).model)
+
     def describe(self) -> str:
         """Network, ids, how the training ended, and what has no score."""
         fitted, config, state = require_fitted(self._fitted, self.name), self.config, self._state
         made = fitted.ids.facts.get("vectors") or "vectors of the caller"
         return (
-            f"decoder of width {config.width}, {config.layers} layers, {n_parameters(fitted.model):,} parameters, over "
+            f"decoder of width {config.width}, {config.layers} layers, {self.n_parameters:,} parameters, over "
             f"semantic ids of sizes {fitted.ids.sizes} from {made}; best of {state.epoch} epochs is "
             f"{state.best.epoch} with validation NDCG@10 {state.best.ndcg:.4f}, ended by {state.stopped} after "
             f"{state.minutes:.1f} min on {self._note}; at most {config.decode.beams} items get a score, an "

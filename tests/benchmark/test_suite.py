@@ -120,6 +120,12 @@ def test_a_line_may_start_from_what_another_line_learned(tmp_path: Path) -> None
     done = run_cells(suite, list(cells(suite, rows=["generative"])), data="", out=tmp_path, say=lambda line: None)
     assert [one.cell.row for one in done] == ["sasrec", "generative"]
     assert "from the recommender in model" in done[1].facts["note"]
+    assert done[1].facts["parameters"] > 0
+    (done[1].cell.folder(tmp_path) / "cell.json").unlink()  # killed after its training, before its figures were kept
+    trained = registry.load(done[1].cell.folder(tmp_path) / "model", load("films", seed=0)).fit_state.minutes  # type: ignore[attr-defined]
+    again = run_cells(suite, list(cells(suite, rows=["generative"])), data="", out=tmp_path, say=lambda line: None)
+    assert again[1].facts["fit_minutes"] >= trained > 0
+    np.testing.assert_array_equal(again[1].ranks, done[1].ranks)
     other = suite.model_copy(deep=True)
     other.datasets["films"].rows["sasrec"].config["width"] = 32
     keys = {cell_key(one.cell, suite, load("films", seed=0)) for one in done[1:]}
