@@ -26,8 +26,8 @@ from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks import Checks
-from llmrec.training.examples import Encoded, supervised_tokens
-from llmrec.training.packed_examples import pack_examples
+from llmrec.training.examples import supervised_tokens
+from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import (
@@ -38,13 +38,11 @@ from llmrec.training.run_folder import (
 )
 from llmrec.training.semantic import IdMaterial, build_data
 from llmrec.training.semantic_recipe import SemanticRecipe
-from llmrec.training.sft import SftData, curve, first_and_best
-from llmrec.training.trainer_settings import lora_settings, trainer_settings
+from llmrec.training.sft import curve, first_and_best
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
-    from llmrec.lm.hardware import Hardware
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -67,7 +65,10 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     data = build_data(IdMaterial(dataset, split, ids, recipe.history_items), recipe, base.tokenizer)
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
     tokens = token_numbers(base.tokenizer, ids)
-    trainer = make_trainer(base.model, base.tokenizer, tokens, data, recipe, checkpoints, hardware)
+    new_rows = trainable_rows(base.model, tokens)
+    trainer = make_packed_trainer(
+        base.model, base.tokenizer, data, recipe, checkpoints, hardware, trainable_token_indices=new_rows
+    )
     checks = Checks()
     checks.start(trainer, tokens=tokens, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
@@ -131,62 +132,6 @@ def make_ids(recipe: SemanticRecipe, dataset: Dataset, split: Split) -> Semantic
     levels = settings.levels or default_levels(len(dataset.catalogue))
     config = quantiser_config(settings.quantiser, levels=levels)
     return asyncio.run(semantic_ids(dataset, vectors=settings.vectors, config=config, split=split, seed=recipe.seed))
-
-
-def make_trainer(
-    model: Any,
-    tokenizer: Any,
-    tokens: list[int],
-    data: SftData,
-    recipe: SemanticRecipe,
-    folder: Path,
-    hardware: Hardware,
-) -> Any:
-    """transformers' Trainer over a LoRA adapter that also trains the rows of `tokens`."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
-
-    from llmrec.training.callbacks import Progress
-    from llmrec.training.loop import compile_layers
-
-    rows = rows_of(data.train, recipe, tokenizer.pad_token_id)
-    steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
-    watch = bool(data.validation)
-    arguments = TrainingArguments(
-        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    lora = LoraConfig(
-        **lora_settings(recipe),
-        trainable_token_indices=trainable_rows(model, tokens),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        wrapped = get_peft_model(model, lora)
-    model.config.use_cache = False  # packed rows are masked by their position ids only where there is no cache
-    if hardware.compile:
-        compile_layers(model)
-    trainer = Trainer(
-        model=wrapped,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows_of(data.validation, recipe, tokenizer.pad_token_id) if watch else None,
-        callbacks=[Progress(f"adapter {recipe.role}")],
-    )
-    trainer.pop_callback(PrinterCallback)
-    return trainer
-
-
-def rows_of(encoded: Sequence[Encoded], recipe: SemanticRecipe, pad: int) -> Any:
-    """A `datasets.Dataset` of packed rows."""
-    import datasets
-
-    packed = pack_examples(encoded, length=recipe.max_tokens, pad=pad)
-    return datasets.Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
 
 
 def named_ids(recipe: SemanticRecipe) -> SemanticRecipe:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmrec.data.dataset import Dataset
 from llmrec.data.spec import load
@@ -22,18 +22,14 @@ from llmrec.ranking import registry
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks import Checks
-from llmrec.training.examples import Encoded, supervised_tokens
-from llmrec.training.packed_examples import pack_examples
+from llmrec.training.examples import supervised_tokens
+from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, run_script, write_outcome
-from llmrec.training.sft import SftData, curve, first_and_best
+from llmrec.training.sft import curve, first_and_best
 from llmrec.training.tool_data import ToolTurns, adapter_data, adapter_tools, tool_turns
 from llmrec.training.tools_recipe import ToolsRecipe
-from llmrec.training.trainer_settings import lora_settings, trainer_settings
-
-if TYPE_CHECKING:
-    from llmrec.lm.hardware import Hardware
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -72,7 +68,7 @@ def train(
     if (finished := _finished(stage, checkpoints.name)) is not None:
         return finished
     data = adapter_data(tools, turns, stage, base.tokenizer)
-    trainer = make_trainer(base.model, base.tokenizer, data, stage, checkpoints, hardware)
+    trainer = make_packed_trainer(base.model, base.tokenizer, data, stage, checkpoints, hardware)
     checks = Checks()
     checks.start(trainer, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
@@ -99,51 +95,6 @@ def train(
     if Path(recipe.backbone).is_dir():
         stamp(Path(stage.output), Path(recipe.backbone))  # so that it is never put on another base
     return write_outcome(stage, facts, rows, checkpoints)
-
-
-def make_trainer(
-    model: Any, tokenizer: Any, data: SftData, recipe: ToolsRecipe, folder: Path, hardware: Hardware
-) -> Any:
-    """transformers' Trainer over rows of whole examples, with a fresh LoRA adapter on a frozen backbone."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
-
-    from llmrec.training.callbacks import Progress
-    from llmrec.training.loop import compile_layers
-
-    rows = rows_of(data.train, recipe, tokenizer.pad_token_id)
-    steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
-    watch = bool(data.validation)
-    arguments = TrainingArguments(
-        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        wrapped = get_peft_model(model, LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM"))
-    model.config.use_cache = False  # packed rows are masked by their position ids only where there is no cache
-    if hardware.compile:
-        compile_layers(model)
-    trainer = Trainer(
-        model=wrapped,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows_of(data.validation, recipe, tokenizer.pad_token_id) if watch else None,
-        callbacks=[Progress(f"adapter {recipe.role}")],
-    )
-    trainer.pop_callback(PrinterCallback)
-    return trainer
-
-
-def rows_of(encoded: Sequence[Encoded], recipe: ToolsRecipe, pad: int) -> Any:
-    """A `datasets.Dataset` of packed rows."""
-    import datasets
-
-    packed = pack_examples(encoded, length=recipe.max_tokens, pad=pad)
-    return datasets.Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
 
 
 def _finished(stage: ToolsRecipe, training: str) -> dict[str, Any] | None:

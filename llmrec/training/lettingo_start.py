@@ -18,14 +18,13 @@ from llmrec.lm.pretrained import Loaded
 from llmrec.seeding import rng
 from llmrec.training.backbone import load_for_training
 from llmrec.training.examples import IGNORED, Encoded, fits, supervised_tokens
-from llmrec.training.packed_examples import pack_examples
+from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.profile_prompts import ProfilePrompts, label_texts
 from llmrec.training.profile_styles import rule_profile
 from llmrec.training.profiles import LABELS
 from llmrec.training.recipe import Recipe, SftRecipe
 from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, write_outcome
 from llmrec.training.sft import SftData, curve, first_and_best
-from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +89,7 @@ def _adapter(
     own = _sft_recipe(role, recipe, start, folder)
     data = start_data(role, recipe, start, dataset, histories, users, base)
     checkpoints = checkpoint_folder(own, base.name, dataset.content_hash)
-    trainer = make_trainer(base, data, own, checkpoints, hardware)
+    trainer = make_packed_trainer(base.model, base.tokenizer, data, own, checkpoints, hardware)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
@@ -111,45 +110,6 @@ def _adapter(
         write_outcome(own, facts, rows, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def make_trainer(base: Loaded, data: SftData, recipe: SftRecipe, folder: Path, hardware: Hardware) -> Any:
-    """transformers' Trainer with a fresh LoRA adapter over rows of whole examples: prompts are long, answers short."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
-
-    from llmrec.training.callbacks import Progress
-    from llmrec.training.loop import compile_layers
-
-    def rows_of(encoded: list[Encoded]) -> Any:
-        packed = pack_examples(encoded, length=recipe.max_tokens, pad=int(base.tokenizer.pad_token_id or 0))
-        return Dataset.from_dict({name: list(values) for name, values in packed._asdict().items()})
-
-    rows, watch = rows_of(data.train), bool(data.validation)
-    steps = max(1, recipe.epochs * len(rows) // (recipe.batch_size * recipe.gradient_accumulation))
-    arguments = TrainingArguments(
-        **trainer_settings(recipe, folder=folder, steps=steps, watch=watch, hardware=hardware),
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        model = get_peft_model(base.model, LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM"))
-    base.model.config.use_cache = False  # packed rows are masked by their position ids only where there is no cache
-    if hardware.compile:
-        compile_layers(base.model)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows_of(data.validation) if watch else None,
-        callbacks=[Progress(f"adapter {recipe.role}")],
-    )
-    trainer.pop_callback(PrinterCallback)
-    return trainer
 
 
 def _sft_recipe(role: Role, recipe: LettingoRecipe, start: StartSettings, folder: Path) -> SftRecipe:

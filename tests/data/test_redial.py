@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -183,21 +182,16 @@ def test_opendialkg(tmp_path: Path) -> None:
         load(f"opendialkg:{folder}", cache=tmp_path / "cache")
 
 
-REAL = Path(os.environ.get("LLMREC_DATA", "../shared/data"))
-
-
-@pytest.mark.skipif(not (REAL / "redial").exists(), reason="no ReDial data ($LLMREC_DATA)")
-def test_real_redial(tmp_path: Path) -> None:
-    dataset = load(f"redial:{REAL / 'redial'}", cache=tmp_path)
-    turns = redial.turns(REAL / "redial", dataset.catalogue)
+def test_real_redial(real_data: Path, tmp_path: Path) -> None:
+    dataset = load(f"redial:{real_data / 'redial'}", cache=tmp_path)
+    turns = redial.turns(real_data / "redial", dataset.catalogue)
     assert len(dataset.catalogue) == 6583
     assert len(turns) == 2716
     assert sum(len(turn.targets) for turn in turns) > 0.99 * sum(len(turn.titles) for turn in turns)
     assert len(dataset.rejected) < 10
 
 
-@pytest.mark.skipif(not (REAL / "opendialkg").exists(), reason="no OpenDialKG data ($LLMREC_DATA)")
-def test_real_opendialkg(tmp_path: Path) -> None:
-    dataset = load(f"opendialkg:{REAL / 'opendialkg'}", cache=tmp_path)
+def test_real_opendialkg(real_data: Path, tmp_path: Path) -> None:
+    dataset = load(f"opendialkg:{real_data / 'opendialkg'}", cache=tmp_path)
     assert len(dataset.catalogue) == 3672
-    assert len(opendialkg.turns(REAL / "opendialkg", dataset.catalogue)) == 1188
+    assert len(opendialkg.turns(real_data / "opendialkg", dataset.catalogue)) == 1188
