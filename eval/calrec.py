@@ -37,8 +37,8 @@ from llmrec.retrieval.lastitem import LastItemRecommender
 from llmrec.retrieval.popularity import PopularityRecommender
 from llmrec.retrieval.repeat import RepeatRecommender
 from llmrec.seeding import rng
-from llmrec.training.calrec import Domain
-from llmrec.training.calrec_recipe import CalrecRecipe
+from llmrec.training.calrec.data import Domain
+from llmrec.training.calrec.recipe import CalrecRecipe
 from llmrec.training.pretrain import NanoRecipe, train_nano
 from llmrec.training.quiet import quiet_libraries
 

@@ -27,18 +27,18 @@ from llmrec.errors import ConfigError
 from llmrec.metrics.bootstrap import Interval
 from llmrec.seeding import rng
 from llmrec.training.backbone import training_hardware
-from llmrec.training.call_log import CallLog
-from llmrec.training.engines import Player, open_engines
-from llmrec.training.evaluate_profiles import Case, Predictor, Verdict, verdict
-from llmrec.training.explore import Writer, WriterSettings, written
-from llmrec.training.label_metrics import label_difference, label_metrics
-from llmrec.training.lettingo import make_predictor
-from llmrec.training.lettingo_recipe import LettingoRecipe
-from llmrec.training.lettingo_start import start_adapters
-from llmrec.training.profile_prompts import ProfilePrompts
-from llmrec.training.profile_ranking import ranking_gain
-from llmrec.training.profile_styles import planted_profile, rule_profile
-from llmrec.training.profiles import LABELS, Groups, Histories, Window, user_groups
+from llmrec.training.lettingo.call_log import CallLog
+from llmrec.training.lettingo.engines import Player, open_engines
+from llmrec.training.lettingo.evaluate import Case, Predictor, Verdict, verdict
+from llmrec.training.lettingo.explore import Writer, WriterSettings, written
+from llmrec.training.lettingo.label_metrics import label_difference, label_metrics
+from llmrec.training.lettingo.prompts import ProfilePrompts
+from llmrec.training.lettingo.ranking import ranking_gain
+from llmrec.training.lettingo.recipe import LettingoRecipe
+from llmrec.training.lettingo.stages import make_predictor
+from llmrec.training.lettingo.start import start_adapters
+from llmrec.training.lettingo.styles import planted_profile, rule_profile
+from llmrec.training.lettingo.windows import LABELS, Groups, Histories, Window, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe
 from llmrec.training.run_folder import RECORD

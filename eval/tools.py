@@ -36,8 +36,8 @@ from llmrec.roles.recommender import respond
 from llmrec.roles.voices import HELD_OUT_FAMILIES
 from llmrec.seeding import rng
 from llmrec.tools.resources import Resources, build_resources
-from llmrec.training.tool_scores import TurnScore, score_turn
-from llmrec.training.trajectories import Trajectory, trajectories, users_of_part
+from llmrec.training.tools.scores import TurnScore, score_turn
+from llmrec.training.tools.trajectories import Trajectory, trajectories, users_of_part
 
 PARTS = {"seen": TOOL_FAMILIES, "development": DEVELOPMENT_FAMILIES, "held out": HELD_OUT_FAMILIES}
 CUTS = (1, 10, 50)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
-from llmrec.training.calrec import Domain, Form, supervised_tokens, training_rows, validation_rows
-from llmrec.training.calrec_plot import PLOT, plot_curves
-from llmrec.training.calrec_recipe import CalrecRecipe, Stage, without_folders
-from llmrec.training.calrec_stages import (
+from llmrec.training.calrec.data import Domain, Form, supervised_tokens, training_rows, validation_rows
+from llmrec.training.calrec.plot import PLOT, plot_curves
+from llmrec.training.calrec.recipe import CalrecRecipe, Stage, without_folders
+from llmrec.training.calrec.stages import (
     check_prompts,
     finished_stage,
     load_tunable,
@@ -28,10 +28,10 @@ from llmrec.training.calrec_stages import (
     stage_folder,
     stage_key,
 )
-from llmrec.training.calrec_trainer import curve, make_trainer, validation_of
-from llmrec.training.calrec_validation import RankingCheck
-from llmrec.training.checks import Checks
-from llmrec.training.checks_gradient import check_gradients
+from llmrec.training.calrec.trainer import curve, make_trainer, validation_of
+from llmrec.training.calrec.validation import RankingCheck
+from llmrec.training.checks.gradient import check_gradients
+from llmrec.training.checks.suite import Checks
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
-from llmrec.training.dpo import (
+from llmrec.training.lettingo.dpo import (
     POLICY,
     StageData,
     encode_pairs,
@@ -29,13 +29,13 @@ from llmrec.training.dpo import (
     set_reference,
     train_stage,
 )
-from llmrec.training.dpo_plot import PLOT, plot_curves
-from llmrec.training.lettingo import explore_and_judge, set_stage
-from llmrec.training.lettingo_recipe import LettingoRecipe, named, stages_of
-from llmrec.training.lettingo_start import start_adapters
-from llmrec.training.pairs import held_out
-from llmrec.training.profile_prompts import ProfilePrompts
-from llmrec.training.profiles import Histories, user_groups
+from llmrec.training.lettingo.dpo_plot import PLOT, plot_curves
+from llmrec.training.lettingo.pairs import held_out
+from llmrec.training.lettingo.prompts import ProfilePrompts
+from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
+from llmrec.training.lettingo.stages import explore_and_judge, set_stage
+from llmrec.training.lettingo.start import start_adapters
+from llmrec.training.lettingo.windows import Histories, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, run_script, write_outcome

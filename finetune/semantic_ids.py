@@ -25,7 +25,7 @@ from llmrec.semid.codes import SemanticIds
 from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
 from llmrec.training.backbone import load_for_training, training_hardware
-from llmrec.training.checks import Checks
+from llmrec.training.checks.suite import Checks
 from llmrec.training.examples import supervised_tokens
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
@@ -36,8 +36,8 @@ from llmrec.training.run_folder import (
     run_script,
     write_outcome,
 )
-from llmrec.training.semantic import IdMaterial, build_data
-from llmrec.training.semantic_recipe import SemanticRecipe
+from llmrec.training.semantic.recipe import SemanticRecipe
+from llmrec.training.semantic.tasks import IdMaterial, build_data
 from llmrec.training.sft import curve, first_and_best
 
 if TYPE_CHECKING:

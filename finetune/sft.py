@@ -17,7 +17,7 @@ from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import load_for_training, training_hardware
-from llmrec.training.checks import Checks
+from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
 from llmrec.training.examples import supervised_tokens
 from llmrec.training.quiet import quiet_libraries

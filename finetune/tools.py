@@ -21,15 +21,15 @@ from llmrec.lm.adapters import AdapterStore, stamp
 from llmrec.ranking import registry
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
-from llmrec.training.checks import Checks
+from llmrec.training.checks.suite import Checks
 from llmrec.training.examples import supervised_tokens
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, run_script, write_outcome
 from llmrec.training.sft import curve, first_and_best
-from llmrec.training.tool_data import ToolTurns, adapter_data, adapter_tools, tool_turns
-from llmrec.training.tools_recipe import ToolsRecipe
+from llmrec.training.tools.data import ToolTurns, adapter_data, adapter_tools, tool_turns
+from llmrec.training.tools.recipe import ToolsRecipe
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -19,16 +19,16 @@ from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import stamp
 from llmrec.lm.loading import load_backbone
 from llmrec.training.backbone import load_for_training, training_hardware
-from llmrec.training.checks import Checks
+from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
 from llmrec.training.examples import supervised_tokens
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
 from llmrec.training.sft import SftData, as_columns, curve, first_and_best, make_trainer
-from llmrec.training.user_calibration import calibrate
-from llmrec.training.user_logs import build_user_data
-from llmrec.training.user_recipe import UserRecipe
+from llmrec.training.user.decisions import calibrate
+from llmrec.training.user.logs import build_user_data
+from llmrec.training.user.recipe import UserRecipe
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

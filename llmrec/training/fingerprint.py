@@ -9,7 +9,17 @@ from pathlib import Path
 from llmrec.assets import asset
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_TEXT_CODE = ("data/catalogue.py", "prompting.py", "lm/nano.py", "retrieval/calrec.py", "roles", "training", "tools")
+_TEXT_CODE = (
+    "data/catalogue.py",
+    "prompting.py",
+    "lm/nano.py",
+    "retrieval/calrec.py",
+    "roles",
+    "training",
+    "training/calrec/data.py",  # the shares of several domains
+    "tools",
+)
+"""What pre-training texts come from; of a folder the files that lie directly in it."""
 
 
 @cache

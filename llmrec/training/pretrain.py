@@ -23,7 +23,7 @@ from llmrec.lm.nano import NanoShape, build_model, train_tokenizer
 from llmrec.retrieval import calrec
 from llmrec.roles import user
 from llmrec.seeding import derive, rng
-from llmrec.training.calrec import domain_shares
+from llmrec.training.calrec.data import domain_shares
 from llmrec.training.corpus import Material, build, stream
 from llmrec.training.examples import plain_text
 from llmrec.training.fingerprint import text_digest

@@ -97,11 +97,11 @@ class SftRecipe(MixRecipe):
 
 _RECIPES = {
     "sft.py": "llmrec.training.recipe:SftRecipe",
-    "user.py": "llmrec.training.user_recipe:UserRecipe",
-    "semantic_ids.py": "llmrec.training.semantic_recipe:SemanticRecipe",
-    "lettingo.py": "llmrec.training.lettingo_recipe:LettingoRecipe",
-    "calrec.py": "llmrec.training.calrec_recipe:CalrecRecipe",
-    "tools.py": "llmrec.training.tools_recipe:ToolsRecipe",
+    "user.py": "llmrec.training.user.recipe:UserRecipe",
+    "semantic_ids.py": "llmrec.training.semantic.recipe:SemanticRecipe",
+    "lettingo.py": "llmrec.training.lettingo.recipe:LettingoRecipe",
+    "calrec.py": "llmrec.training.calrec.recipe:CalrecRecipe",
+    "tools.py": "llmrec.training.tools.recipe:ToolsRecipe",
 }
 """The recipe class of each script, by name: they build on this module."""
 

@@ -202,8 +202,8 @@ def test_with_the_true_tool_the_arguments_are_an_upper_bound(tiny_lm: LocalLM) -
     """A call is right when its tool is and its arguments are; giving the true tool away can only help."""
     from llmrec.data.splits import leave_one_out
     from llmrec.testing.tools import small_resources
-    from llmrec.training.tool_scores import score_turn
-    from llmrec.training.trajectories import trajectories
+    from llmrec.training.tools.scores import score_turn
+    from llmrec.training.tools.trajectories import trajectories
 
     resources = small_resources()
     train = leave_one_out(resources.dataset.interactions).train

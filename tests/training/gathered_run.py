@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from llmrec.training.calrec import CalrecCollator
-from llmrec.training.contrastive import Objective
-from llmrec.training.gathered import gathered_terms
-from llmrec.training.gradcache import accumulate, split_rows
-from llmrec.training.towers import Batch, Passed, run_towers
+from llmrec.training.calrec.contrastive import Objective
+from llmrec.training.calrec.data import CalrecCollator
+from llmrec.training.calrec.gathered import gathered_terms
+from llmrec.training.calrec.gradcache import accumulate, split_rows
+from llmrec.training.calrec.towers import Batch, Passed, run_towers
 from tests.training.tiny import PAD, rows, tiny_model
 
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, temperature=0.5, mask_duplicates=True)

@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from llmrec.errors import ConfigError
 from llmrec.roles.chat_user import UNCORRECTED
-from llmrec.training.calibration import (
+from llmrec.training.user.calibration import (
     Decisions,
     brier_score,
     corrected,

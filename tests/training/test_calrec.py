@@ -18,7 +18,7 @@ from llmrec.lm.hardware import choose
 from llmrec.lm.pretrained import load_pretrained
 from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender, history_prompt
 from llmrec.retrieval.repeat import RepeatRecommender
-from llmrec.training.calrec import (
+from llmrec.training.calrec.data import (
     CalrecCollator,
     Domain,
     Form,
@@ -28,8 +28,8 @@ from llmrec.training.calrec import (
     training_rows,
     validation_rows,
 )
-from llmrec.training.calrec_recipe import CalrecRecipe, without_folders
-from llmrec.training.calrec_stages import check_prompts
+from llmrec.training.calrec.recipe import CalrecRecipe, without_folders
+from llmrec.training.calrec.stages import check_prompts
 from llmrec.training.listener import Listener
 from llmrec.training.pretrain import NanoRecipe, _parts, cache_key, train_nano
 from llmrec.training.recipe import find_recipe, load_recipe

@@ -22,12 +22,12 @@ from llmrec.metrics.ranking import ndcg_at, target_ranks
 from llmrec.retrieval.calrec import CalrecRecommender, history_prompt
 from llmrec.seeding import derive
 from llmrec.training.callbacks import Progress
-from llmrec.training.calrec import CalrecCollator, Domain, Form, Row
-from llmrec.training.calrec_recipe import CalrecRecipe, ValidationSettings
-from llmrec.training.calrec_stages import check_prompts
-from llmrec.training.calrec_trainer import CalrecTrainer, curve, validation_of
-from llmrec.training.calrec_validation import RankingCheck
-from llmrec.training.contrastive import Objective, next_item_loss
+from llmrec.training.calrec.contrastive import Objective, next_item_loss
+from llmrec.training.calrec.data import CalrecCollator, Domain, Form, Row
+from llmrec.training.calrec.recipe import CalrecRecipe, ValidationSettings
+from llmrec.training.calrec.stages import check_prompts
+from llmrec.training.calrec.trainer import CalrecTrainer, curve, validation_of
+from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.examples import IGNORED
 from llmrec.training.recipe import load_recipe_of
 from tests.training.tiny import PAD, rows, tiny_model
@@ -338,7 +338,7 @@ def test_prompts_that_serving_does_not_ask_with_are_refused(
     model = AutoModelForCausalLM.from_pretrained(mini_folder)
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
     form = Form(TokenCodec(model, tokenizer, n_vocabulary=len(tokenizer), name="mini"), 4, 256)
-    monkeypatch.setattr("llmrec.training.calrec.history_prompt", lambda items: f"{history_prompt(items)} ")
+    monkeypatch.setattr("llmrec.training.calrec.data.history_prompt", lambda items: f"{history_prompt(items)} ")
     with pytest.raises(ModelError, match="another prompt"):
         check_prompts([Domain.of(films)], form, seed=0)
 

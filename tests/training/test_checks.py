@@ -20,11 +20,11 @@ from llmrec.data.splits import Split
 from llmrec.errors import ConfigError, ModelError
 from llmrec.lm.hardware import Hardware
 from llmrec.roles.user import decision_prompt
-from llmrec.training.checks import Checks, batch_loss
-from llmrec.training.checks_frozen import check_frozen, frozen_digest
-from llmrec.training.checks_gradient import check_gradients, check_saved_rows, check_token_rows
-from llmrec.training.checks_loss import check_labels, check_padding
-from llmrec.training.checks_templates import SERVED, check_templates
+from llmrec.training.checks.frozen import check_frozen, frozen_digest
+from llmrec.training.checks.gradient import check_gradients, check_saved_rows, check_token_rows
+from llmrec.training.checks.loss import check_labels, check_padding
+from llmrec.training.checks.suite import Checks, batch_loss
+from llmrec.training.checks.templates import SERVED, check_templates
 from llmrec.training.corpus import BUILDERS, Material
 from llmrec.training.examples import Segment
 from llmrec.training.recipe import SftRecipe, load_recipe_of

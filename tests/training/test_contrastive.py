@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
-from llmrec.training.calrec import CalrecCollator, Row
-from llmrec.training.contrastive import Objective, Vectors, info_nce, mean_state, next_item_loss
+from llmrec.training.calrec.contrastive import Objective, Vectors, info_nce, mean_state, next_item_loss
+from llmrec.training.calrec.data import CalrecCollator, Row
+from llmrec.training.calrec.towers import run_towers
 from llmrec.training.examples import IGNORED
-from llmrec.training.towers import run_towers
 from tests.training.tiny import PAD, VOCABULARY, row, rows, tiny_model
 
 FULL = Objective(alpha=0.125, beta=0.025, temperature=0.5)

@@ -15,7 +15,7 @@ from llmrec.assets import asset
 from llmrec.errors import DataError
 from llmrec.lm.hardware import Hardware, choose
 from llmrec.lm.local import LocalLM
-from llmrec.training.dpo import (
+from llmrec.training.lettingo.dpo import (
     POLICY,
     PairRows,
     StageData,
@@ -26,10 +26,10 @@ from llmrec.training.dpo import (
     set_reference,
     train_stage,
 )
-from llmrec.training.dpo_plot import plot_curves
-from llmrec.training.dpo_trainer import preference_curve, reference_digest
-from llmrec.training.lettingo_recipe import LettingoRecipe
-from llmrec.training.pairs import Pair, shuffled_preferences
+from llmrec.training.lettingo.dpo_plot import plot_curves
+from llmrec.training.lettingo.dpo_trainer import preference_curve, reference_digest
+from llmrec.training.lettingo.pairs import Pair, shuffled_preferences
+from llmrec.training.lettingo.recipe import LettingoRecipe
 from llmrec.training.recipe import load_recipe
 
 GOOD, BAD = "Liked 6 of 10, disliked 1 of 10.", "Mostly Drama, War."

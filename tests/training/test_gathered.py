@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from llmrec.assets import asset
-from llmrec.training.calrec import CalrecCollator
-from llmrec.training.gathered import gathered, n_processes
-from llmrec.training.towers import run_towers
+from llmrec.training.calrec.data import CalrecCollator
+from llmrec.training.calrec.gathered import gathered, n_processes
+from llmrec.training.calrec.towers import run_towers
 from tests.training.gathered_run import OBJECTIVE
 from tests.training.tiny import PAD, rows, tiny_model
 

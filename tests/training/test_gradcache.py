@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llmrec.errors import ConfigError
-from llmrec.training.calrec import CalrecCollator
-from llmrec.training.contrastive import Losses, Objective, Vectors
-from llmrec.training.gradcache import RandomState, accumulate, split_rows
-from llmrec.training.towers import Batch, Passed, run_towers
+from llmrec.training.calrec.contrastive import Losses, Objective, Vectors
+from llmrec.training.calrec.data import CalrecCollator
+from llmrec.training.calrec.gradcache import RandomState, accumulate, split_rows
+from llmrec.training.calrec.towers import Batch, Passed, run_towers
 from tests.training.tiny import PAD, rows, tiny_model
 
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, temperature=0.5)

@@ -19,15 +19,15 @@ from llmrec.lm.hardware import choose
 from llmrec.lm.local import LocalLM
 from llmrec.lm.protocol import Sampling
 from llmrec.seeding import rng
-from llmrec.training.engines import Engine, Player, open_engines
 from llmrec.training.examples import IGNORED
-from llmrec.training.lettingo import PROFILES, VERDICTS
-from llmrec.training.lettingo_recipe import LettingoRecipe, named, stages_of
-from llmrec.training.lettingo_start import start_data
-from llmrec.training.pairs import Pair
-from llmrec.training.profile_prompts import ProfilePrompts
-from llmrec.training.profile_styles import STYLES
-from llmrec.training.profiles import Histories, LabelSettings
+from llmrec.training.lettingo.engines import Engine, Player, open_engines
+from llmrec.training.lettingo.pairs import Pair
+from llmrec.training.lettingo.prompts import ProfilePrompts
+from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
+from llmrec.training.lettingo.stages import PROFILES, VERDICTS
+from llmrec.training.lettingo.start import start_data
+from llmrec.training.lettingo.styles import STYLES
+from llmrec.training.lettingo.windows import Histories, LabelSettings
 from llmrec.training.recipe import load_recipe
 from llmrec.training.run_folder import CHECKPOINTS
 
@@ -63,7 +63,7 @@ def judge() -> Iterator[None]:
         return open_engines(players, seed=seed) | {"predictor": Engine(lm, None, "judge")}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmrec.training.lettingo.open_engines", with_judge)
+        patch.setattr("llmrec.training.lettingo.stages.open_engines", with_judge)
         yield
 
 

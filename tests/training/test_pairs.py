@@ -11,10 +11,10 @@ import pytest
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ConfigError, DataError, ModelError
 from llmrec.lm.protocol import Completion, Sampling
-from llmrec.training.call_log import CallLog
-from llmrec.training.evaluate_profiles import Verdict, verdict
-from llmrec.training.explore import Candidate, ExploreSettings, Writer, WriterSettings, explore, turns
-from llmrec.training.pairs import (
+from llmrec.training.lettingo.call_log import CallLog
+from llmrec.training.lettingo.evaluate import Verdict, verdict
+from llmrec.training.lettingo.explore import Candidate, ExploreSettings, Writer, WriterSettings, explore, turns
+from llmrec.training.lettingo.pairs import (
     Pair,
     graded,
     held_out,
@@ -23,8 +23,8 @@ from llmrec.training.pairs import (
     preference_pairs,
     shuffled_preferences,
 )
-from llmrec.training.profile_prompts import ItemFields, ProfilePrompts
-from llmrec.training.profiles import GroupSettings, Histories, LabelSettings, WindowSettings, user_groups
+from llmrec.training.lettingo.prompts import ItemFields, ProfilePrompts
+from llmrec.training.lettingo.windows import GroupSettings, Histories, LabelSettings, WindowSettings, user_groups
 
 WINDOWS = WindowSettings(older=(30,), at_least=8)
 
@@ -136,7 +136,7 @@ def _writers(*models: Any) -> list[Writer]:
 async def test_exploration_shares_the_work_and_a_kill_costs_nothing_twice(
     films: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmrec.training.explore.AT_ONCE", 4)
+    monkeypatch.setattr("llmrec.training.lettingo.explore.AT_ONCE", 4)
     histories = Histories(films, LabelSettings())
     sizes = GroupSettings(align=10, test=1)
     windows = user_groups(histories, films.interactions.n_users, WINDOWS, sizes, 0).align

@@ -16,12 +16,12 @@ from llmrec.errors import CacheError, ConfigError, DataError
 from llmrec.lm.loading import load_backbone
 from llmrec.metrics.bootstrap import paired_difference
 from llmrec.seeding import rng
-from llmrec.training.call_log import CallLog, answer_all, call_key
-from llmrec.training.evaluate_profiles import TIE, Case, Predictor, Verdict, verdict
-from llmrec.training.label_metrics import label_difference, label_metrics
-from llmrec.training.profile_prompts import ItemFields, ProfilePrompts
-from llmrec.training.profile_styles import STYLES, planted_profile, rule_profile, shares, tastes, topic_scores
-from llmrec.training.profiles import (
+from llmrec.training.lettingo.call_log import CallLog, answer_all, call_key
+from llmrec.training.lettingo.evaluate import TIE, Case, Predictor, Verdict, verdict
+from llmrec.training.lettingo.label_metrics import label_difference, label_metrics
+from llmrec.training.lettingo.prompts import ItemFields, ProfilePrompts
+from llmrec.training.lettingo.styles import STYLES, planted_profile, rule_profile, shares, tastes, topic_scores
+from llmrec.training.lettingo.windows import (
     LABELS,
     GroupSettings,
     Histories,

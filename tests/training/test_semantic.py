@@ -28,9 +28,9 @@ from llmrec.semid.tokens import extend_backbone
 from llmrec.training.callbacks import Progress
 from llmrec.training.examples import IGNORED, Encoded, encode, plain_text
 from llmrec.training.packed_examples import pack_examples
-from llmrec.training.semantic import BUILDERS, IdMaterial, build_data, stream, validation_examples
-from llmrec.training.semantic_queries import attribute_phrases, search_query
-from llmrec.training.semantic_recipe import SemanticRecipe
+from llmrec.training.semantic.queries import attribute_phrases, search_query
+from llmrec.training.semantic.recipe import SemanticRecipe
+from llmrec.training.semantic.tasks import BUILDERS, IdMaterial, build_data, stream, validation_examples
 
 RECIPE = asset("finetune/semantic_ids.yaml")
 

@@ -11,14 +11,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrec.errors import DataError
 from llmrec.training.examples import IGNORED, Encoded, encode
-from llmrec.training.tool_masks import (
+from llmrec.training.tools.masks import (
     argument_adapters,
     argument_example,
     call_counts,
     selection_example,
     with_loss,
 )
-from llmrec.training.trajectories import Conversation, Step
+from llmrec.training.tools.trajectories import Conversation, Step
 
 SEARCH, RANK = '{"where": ["genres=Comedy", "year=..1989"]}', '{"by": "match"}'
 OPEN = "### Act\nHistory: no\nCall:\n"

@@ -18,9 +18,9 @@ from llmrec.roles.recommender import RecommenderConfig
 from llmrec.roles.serving import brain_for
 from llmrec.training.examples import IGNORED
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.tool_data import ToolTurns, adapter_data, adapter_tools, conversations
-from llmrec.training.tools_recipe import ToolsRecipe
-from llmrec.training.trajectories import Conversation, Step
+from llmrec.training.tools.data import ToolTurns, adapter_data, adapter_tools, conversations
+from llmrec.training.tools.recipe import ToolsRecipe
+from llmrec.training.tools.trajectories import Conversation, Step
 
 RECIPE = asset("finetune/tools.yaml")
 SMALL = [

@@ -25,8 +25,8 @@ from llmrec.tools.base import ToolContext, ToolEvent, call
 from llmrec.tools.pool import CandidatePool
 from llmrec.tools.registry import allowed
 from llmrec.tools.resources import Resources, build_resources
-from llmrec.training.tool_masks import argument_example, call_counts, selection_example
-from llmrec.training.trajectories import Trajectory, next_call, trajectories, users_of_part
+from llmrec.training.tools.masks import argument_example, call_counts, selection_example
+from llmrec.training.tools.trajectories import Trajectory, next_call, trajectories, users_of_part
 
 
 @pytest.fixture(scope="module")

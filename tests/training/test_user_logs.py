@@ -22,15 +22,15 @@ from llmrec.roles.persona import taste_index
 from llmrec.roles.user import Seen
 from llmrec.roles.user_talk import Said, after_answer_prompt, answer_prompt, leave_prompt, talk_prompt
 from llmrec.seeding import rng
-from llmrec.training.calibration import read_calibration
 from llmrec.training.corpus import Material
 from llmrec.training.examples import plain_text
 from llmrec.training.recipe import SftRecipe, load_recipe_of
-from llmrec.training.redial_logs import label, read_talks, turns
 from llmrec.training.sft import build_data
-from llmrec.training.user_calibration import validation_halves
-from llmrec.training.user_logs import build_user_data, leave_examples, talk_example, visit_ends
-from llmrec.training.user_recipe import UserRecipe
+from llmrec.training.user.calibration import read_calibration
+from llmrec.training.user.decisions import validation_halves
+from llmrec.training.user.logs import build_user_data, leave_examples, talk_example, visit_ends
+from llmrec.training.user.recipe import UserRecipe
+from llmrec.training.user.redial_logs import label, read_talks, turns
 
 RECIPE = asset("finetune/user.yaml")
 SMALL = ("examples=24", "validation_examples=10", "batch_size=8", "evaluations=1")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmrec.training.calrec import Row
+from llmrec.training.calrec.data import Row
 
 PAD, END = 0, 1
 VOCABULARY = 60
