@@ -53,7 +53,21 @@ def run(recipe: ToolsRecipe) -> dict[str, Any]:
         for name in facts:
             store.add(name, Path(recipe.output) / name)
         store.save()
-    return facts
+    return together(facts)
+
+
+def together(adapters: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One record of all adapters; theirs stand under `adapters`, each loss is its own."""
+    done = [one for one in adapters.values() if "best" in one]
+    if not done:  # not the process that writes
+        return {"adapters": adapters, "curve": []}
+    return {
+        "dataset": done[0]["dataset"],
+        **{name: sum(one[name] for one in done) for name in ("n_train", "n_validation", "n_longer", "seconds")},
+        "best": None,
+        "curve": [],
+        "adapters": adapters,
+    }
 
 
 def train(

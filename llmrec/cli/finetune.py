@@ -46,14 +46,20 @@ def finetune(
 
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("dataset", "n_train", "n_validation", "n_longer", "best", "seconds", "curve")}
+    """What every script tells; one that trains several adapters tells it of each as well."""
+    facts = {key: record[key] for key in ("dataset", "n_train", "n_validation", "n_longer", "best", "seconds", "curve")}
+    if "adapters" in record:
+        facts["adapters"] = {name: _facts(one) for name, one in record["adapters"].items()}
+    return facts
 
 
 def _show(answer: dict[str, Any]) -> None:
     screen = output()
-    screen.print(f"adapter {answer['role']}: {answer['output']}", soft_wrap=True)
-    screen.print(
-        f"{answer['n_train']} examples ({answer['n_longer']} left out as too long), "
-        f"lowest validation loss {'not measured' if answer['best'] is None else round(answer['best'], 4)}, "
-        f"{answer['seconds']:.0f} s"
-    )
+    for name, one in answer.get("adapters", {answer["role"]: answer}).items():
+        folder = f"{answer['output']}/{name}" if "adapters" in answer else answer["output"]
+        screen.print(f"adapter {name}: {folder}", soft_wrap=True)
+        screen.print(
+            f"{one['n_train']} examples ({one['n_longer']} left out as too long), "
+            f"lowest validation loss {'not measured' if one['best'] is None else round(one['best'], 4)}, "
+            f"{one['seconds']:.0f} s"
+        )

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from llmrec.assets import asset, load_file
+from llmrec.cli.main import app
 from llmrec.lm.adapters import AdapterStore, content_hash, read_stamp
 from llmrec.lm.loading import load_backbone
 from llmrec.roles.orchestrator import ToolAdapters, ToolBrain
@@ -44,13 +46,20 @@ def trained(mini_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         patch.setenv("LLMREC_DTYPE", "float32")
         patch.setenv("LLMREC_CACHE", str(folder / "cache"))
         script = load_file(asset("finetune/tools.py"), name="tools_under_test")
-        facts = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])
+        facts = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])["adapters"]
         for name in facts:
             assert not (output / name / "checkpoints").exists()
-        again = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])
-        assert {name: one["seconds"] for name, one in again.items()} == {
+        settings = [f"--set={one}" for one in (f"backbone={backbone}", f"output={output}", *SMALL)]
+        again = CliRunner().invoke(app, ["finetune", str(RECIPE), *settings, "--json"])
+        assert again.exit_code == 0, again.stderr
+        answer = json.loads(again.stdout)
+        assert {name: one["seconds"] for name, one in answer["adapters"].items()} == {
             name: one["seconds"] for name, one in facts.items()
         }  # finished adapters are not trained again
+        assert answer["n_train"] == sum(one["n_train"] for one in facts.values())
+        shown = CliRunner().invoke(app, ["finetune", str(RECIPE), *settings])
+        assert shown.exit_code == 0, shown.stderr
+        assert all(f"adapter {name}: " in shown.stdout for name in facts)
     return backbone, output, facts
 
 
