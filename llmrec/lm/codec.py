@@ -37,7 +37,7 @@ class TokenCodec:
         self.tokenizer = tokenizer
         self._name, self._n_vocabulary = name, n_vocabulary
         self.end_tokens = _end_tokens(model, tokenizer)
-        self._start = _start_tokens(tokenizer)
+        self._start = start_tokens(tokenizer)
         self._specials = tuple(tokenizer.all_special_tokens)
         self._texts: list[str] = []
         self.encode = lru_cache(maxsize=1 << 16)(self._encode)
@@ -124,7 +124,8 @@ def _end_tokens(model: Any, tokenizer: Any) -> npt.NDArray[np.int64]:
     return np.array(sorted(ends), dtype=np.int64)
 
 
-def _start_tokens(tokenizer: Any) -> tuple[int, ...]:
+@lru_cache(maxsize=16)
+def start_tokens(tokenizer: Any) -> tuple[int, ...]:
     """What this tokenizer puts before every text (Llama's and Gemma's begin token; nothing for Qwen)."""
     with_specials = tokenizer("a")["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]

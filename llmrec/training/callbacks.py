@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -10,7 +11,8 @@ from transformers import TrainerCallback
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """A progress bar with a time estimate; plain lines where standard error is not a terminal.
+    """A progress bar with a time estimate; plain lines where standard error is not a terminal. Of several processes
+    only the first one speaks.
 
     Args:
         title: what is being trained.
@@ -30,7 +32,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
         self.title = title
         self.tokens_per_step = tokens_per_step
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=sys.stderr, quiet=os.environ.get("RANK", "0") != "0")
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 _CARD = """\
 ---
-library_name: peft
+library_name: {library}
 base_model: {backbone}
 tags: [recommendation, llmrec, {role}]
 ---
 
-# {role} adapter of llmrec
+# {role} {form} of llmrec
 
-LoRA adapter for the role **{role}**, trained on the dataset `{dataset}` (spec `{spec}`).
+{kind} for the role **{role}**, trained on the dataset `{dataset}` (spec `{spec}`).
 
 | | |
 |---|---|
@@ -31,11 +31,7 @@ LoRA adapter for the role **{role}**, trained on the dataset `{dataset}` (spec `
 Load it without this package:
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("{backbone}")
-model = PeftModel.from_pretrained(base, "PATH-OF-THIS-FOLDER")
+{loading}
 ```
 
 {further}Trained on behaviour logs: it repeats their popularity bias, and it says nothing about people who are not in
@@ -49,9 +45,26 @@ Recipe:
 """
 
 
+_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{backbone}")
+model = PeftModel.from_pretrained(base, "PATH-OF-THIS-FOLDER")"""
+_WHOLE = """\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("PATH-OF-THIS-FOLDER")"""
+
+
 def model_card(recipe: Recipe, facts: dict[str, Any]) -> str:
     """Markdown text of the card; `facts` fills the table (see `finetune/sft.py`)."""
+    whole = getattr(recipe, "tuning", "lora") == "full"
     return _CARD.format(
+        library="transformers" if whole else "peft",
+        form="model" if whole else "adapter",
+        kind="All weights" if whole else "LoRA adapter",
+        loading=_WHOLE if whole else _ADAPTER.format(backbone=recipe.backbone),
         role=recipe.role,
         backbone=recipe.backbone,
         spec=recipe.dataset,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmrec.lm.codec import start_tokens
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -47,7 +49,7 @@ def plain_text(example: Example) -> str:
 def encode(
     example: Example, tokenizer: PreTrainedTokenizerBase, *, end: bool = True, learn_all: bool = False
 ) -> Encoded:
-    """Token ids and labels of one example.
+    """Token ids and labels of one example, behind the begin token that the engine reads too, where a model has one.
 
     Args:
         example: segments in order.
@@ -61,6 +63,9 @@ def encode(
         piece = list(tokenizer(segment.text, add_special_tokens=False)["input_ids"])
         ids += piece
         labels += piece if segment.learn or learn_all else [IGNORED] * len(piece)
+    begin = list(start_tokens(tokenizer))
+    if ids[: len(begin)] != begin:  # a chat template may have written it
+        ids, labels = begin + ids, [IGNORED] * len(begin) + labels
     if end:
         eos = int(tokenizer.eos_token_id)
         ids.append(eos)

@@ -290,6 +290,9 @@ def test_all_weights_are_trained_and_the_result_is_a_model(mini_folder: Path, sc
     assert record["stages"]["I"]["ndcg10_before"] is None
     lm = LocalLM.from_folder(tmp_path / "model", dtype="float32")
     assert lm.capabilities.adapters == ()
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in card
+    assert "PeftModel" not in card
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(

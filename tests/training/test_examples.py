@@ -30,6 +30,22 @@ def test_only_the_completion_and_the_end_carry_loss(tokenizer: Any) -> None:
     assert [i for i, label in zip(one.input_ids, one.labels, strict=True) if label != IGNORED] == learnt
 
 
+def test_a_begin_token_is_read_as_the_engine_reads_it_and_not_learnt(mini_folder: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    with_begin = AutoTokenizer.from_pretrained(mini_folder)
+    begin = with_begin.pad_token_id
+    with_begin.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", int(begin))]
+    )
+    example = completion_example("Next:\n", "Title: Alien (1979)")
+    one, plain = encode(example, with_begin), encode(example, AutoTokenizer.from_pretrained(mini_folder))
+    assert one.input_ids == [begin, *plain.input_ids]
+    assert one.labels == [IGNORED, *plain.labels]
+    written = encode((Segment(with_begin.decode([begin]), False), *example), with_begin)
+    assert written == one  # by a chat template: not twice
+
+
 def test_a_last_segment_without_loss_ends_without_loss(tokenizer: Any) -> None:
     one = encode((Segment("a", True), Segment("b", False)), tokenizer)
     assert one.labels[-1] == IGNORED

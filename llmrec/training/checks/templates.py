@@ -103,7 +103,7 @@ def check_templates(
                     raise ModelError(_differs(kind, text, prompt))
                 found[kind] += 1
             if codec is not None:
-                _check_tokens(kind, example, prompts[0], tokenizer, codec, found)
+                _check_tokens(kind, example, prompts[0], tokenizer, codec)
     return found
 
 
@@ -129,27 +129,19 @@ def prefixes(example: Example) -> list[str]:
 
 
 def _check_tokens(
-    kind: str,
-    example: Example,
-    prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
-    codec: TokenCodec,
-    found: dict[str, Any],
+    kind: str, example: Example, prompt: str, tokenizer: PreTrainedTokenizerBase, codec: TokenCodec
 ) -> None:
-    """Tokens before the first learnt one are those that the engine reads; a begin token that only one has is noted."""
+    """Tokens before the first learnt one are those that the engine reads."""
     if prefixes(example)[0] != prompt:
         return
     encoded = encode(example, tokenizer)
     first = next(place for place, label in enumerate(encoded.labels) if label != IGNORED)
     trained, served = encoded.input_ids[:first], list(codec.prompt(prompt))
-    if trained == served:
-        return
-    if served[len(served) - len(trained) :] != trained:
+    if trained != served:
         raise ModelError(
             f"training prompts of kind {kind!r} have other tokens than served ones ({len(trained)} and {len(served)}); "
             "cut the example where the tokenizer cuts its text"
         )
-    found["begin_tokens"] = "the engine reads them, training examples lack them"
 
 
 def _differs(kind: str, trained: str, served: str) -> str:
