@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
+from llmrec.training.checks.suite import Checks
 from llmrec.training.lettingo.dpo import (
     POLICY,
     StageData,
@@ -73,6 +74,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     first = policy_folder = start.get("writer")
     rows: list[dict[str, float]] = []
     n_longer = n_tokens = 0
+    checks = Checks()
     stages = stages_of(recipe, train)
     for number, stage in enumerate(stages, start=1):
         policy = load_policy(recipe, hardware, start=policy_folder)
@@ -90,7 +92,8 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
             trainer = make_dpo_trainer(policy, data, recipe, folder, hardware, title=title)
             if number > 1 and recipe.curriculum_settings.reference == "start":
                 set_reference(trainer.model, first)
-            curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=int(rows[-1]["step"]) if rows else 0)
+            first_step = int(rows[-1]["step"]) if rows else 0
+            curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=first_step, checks=checks)
         rows += curve
         policy_folder = folder / POLICY
 
@@ -103,6 +106,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         "n_supervised": n_tokens,
         "best": first_and_best(rows)["best_validation_loss"],
         "exploration": found._asdict(),
+        "checks": checks.record,
         "n_users": {name: len(getattr(groups, name)) for name in groups._fields},
         "seconds": time.monotonic() - began,
         "hardware": hardware.note,

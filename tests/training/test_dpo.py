@@ -12,9 +12,11 @@ import torch
 from transformers import TrainerCallback
 
 from llmrec.assets import asset
-from llmrec.errors import DataError
+from llmrec.errors import DataError, ModelError
 from llmrec.lm.hardware import Hardware, choose
 from llmrec.lm.local import LocalLM
+from llmrec.training.checks.frozen import frozen_digest
+from llmrec.training.checks.suite import Checks
 from llmrec.training.lettingo.dpo import (
     POLICY,
     PairRows,
@@ -27,7 +29,7 @@ from llmrec.training.lettingo.dpo import (
     train_stage,
 )
 from llmrec.training.lettingo.dpo_plot import plot_curves
-from llmrec.training.lettingo.dpo_trainer import preference_curve, reference_digest
+from llmrec.training.lettingo.dpo_trainer import preference_curve
 from llmrec.training.lettingo.pairs import Pair, shuffled_preferences
 from llmrec.training.lettingo.recipe import LettingoRecipe
 from llmrec.training.recipe import load_recipe
@@ -145,16 +147,41 @@ def test_golden_a_stage_starts_at_its_reference_which_is_the_stage_before(
     trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(".default." in name for name in trained)
-    digest = reference_digest(trainer.model)
+    digest = frozen_digest(trainer.model, "ref")
     curve = train_stage(trainer, tmp_path, beta=recipe.dpo.beta, first_step=6)
     assert _validation(curve)[0]["validation_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert _validation(curve)[0]["step"] == 6
-    assert reference_digest(trainer.model) == digest
+    assert frozen_digest(trainer.model, "ref") == digest
     assert torch.allclose(_logits(trainer.model, trainer, "ref"), old, atol=1e-5)  # the reference stays fixed
     assert not torch.allclose(_logits(trainer.model, trainer, "default"), old, atol=1e-2)
     assert finished_stage(tmp_path) == curve
     assert {path.name for path in (tmp_path / POLICY).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / POLICY / "ref").exists()
+
+
+def test_a_reference_that_moves_and_a_policy_that_cannot_are_refused(
+    first_stage: tuple[Path, list[dict[str, float]], Any], mini_folder: Path, hardware: Hardware, tmp_path: Path
+) -> None:
+    class Nudge(TrainerCallback):  # type: ignore[misc]
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            next(weight for name, weight in kwargs["model"].named_parameters() if ".ref." in name).data.add_(0.1)
+
+    folder, _, _ = first_stage
+    recipe = _recipe(mini_folder, tmp_path, "epochs=1")
+    trainer = _trainer(recipe, hardware, tmp_path, start=folder / POLICY)
+    trainer.add_callback(Nudge())
+    checks = Checks()
+    with pytest.raises(ModelError, match="'ref' was to stay fixed and moved"):
+        train_stage(trainer, tmp_path, beta=0.1, checks=checks)
+    assert checks.record["gradients"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert trainer.state.log_history[0]["step"] == 0  # the probe left nothing in the logs
+    assert not (tmp_path / POLICY).exists()
+
+    stuck = _trainer(recipe, hardware, tmp_path / "stuck", start=folder / POLICY)
+    for weight in stuck.model.parameters():
+        weight.requires_grad_(False)
+    with pytest.raises(ModelError, match="nothing is to be trained"):
+        train_stage(stuck, tmp_path / "stuck", beta=0.1)
 
 
 def _gradient(trainer: Any) -> torch.Tensor:
@@ -234,9 +261,9 @@ def test_a_killed_stage_ends_where_an_unbroken_one_does(
         train_stage(killed, tmp_path / "b", beta=0.1)
     assert finished_stage(tmp_path / "b") is None
     resumed = _trainer(recipe, hardware, tmp_path / "b", start=start)
-    digest = reference_digest(resumed.model)
+    digest = frozen_digest(resumed.model, "ref")
     rest = train_stage(resumed, tmp_path / "b", beta=0.1)
-    assert reference_digest(resumed.model) == digest
+    assert frozen_digest(resumed.model, "ref") == digest
     assert rest[-1]["step"] == whole[-1]["step"]
     assert rest[-1] == pytest.approx(whole[-1], abs=1e-4)
 

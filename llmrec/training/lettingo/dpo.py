@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmrec.errors import DataError, ModelError
+from llmrec.errors import DataError
 from llmrec.lm.codec import TokenCodec
 from llmrec.training.backbone import load_for_training
+from llmrec.training.checks.frozen import check_frozen, frozen_digest
+from llmrec.training.checks.gradient import check_gradients
+from llmrec.training.checks.suite import Checks
 from llmrec.training.lettingo.pairs import Pair
 from llmrec.training.lettingo.prompts import Prompt, Style
 from llmrec.training.run_folder import last_checkpoint
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 POLICY = "policy"
 """Folder of a finished stage's adapter, beside its checkpoints."""
+REFERENCE = "ref"
+"""TRL's name of the frozen copy of the adapter that a policy goes on from."""
 _CURVE = "curve.json"
 
 
@@ -150,7 +155,7 @@ def make_dpo_trainer(
         callbacks=[Progress(title)],
     )
     for name, parameter in trainer.model.named_parameters():
-        if ".ref." in name:
+        if f".{REFERENCE}." in name:
             parameter.requires_grad_(False)
     trainer.pop_callback(PrinterCallback)
     return trainer
@@ -166,26 +171,37 @@ def set_reference(model: Any, start: Path | None) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     if start is None:
-        model.delete_adapter("ref")
+        model.delete_adapter(REFERENCE)
         return
-    set_peft_model_state_dict(model, load_peft_weights(str(start), device="cpu"), adapter_name="ref")
+    set_peft_model_state_dict(model, load_peft_weights(str(start), device="cpu"), adapter_name=REFERENCE)
 
 
-def train_stage(trainer: Any, folder: Path, *, beta: float, first_step: int = 0) -> list[dict[str, float]]:
-    """Train one stage, resume it where it was killed, and keep its adapter in `folder`/policy.
+def train_stage(
+    trainer: Any, folder: Path, *, beta: float, first_step: int = 0, checks: Checks | None = None
+) -> list[dict[str, float]]:
+    """Train one stage between its self-checks, resume it where it was killed, and keep its adapter in `folder`/policy.
+
+    Args:
+        trainer: of `make_dpo_trainer`.
+        folder: of checkpoints.
+        beta: of the objective.
+        first_step: steps of earlier stages.
+        checks: takes what the checks find.
 
     Returns:
         Its curve (`llmrec.training.lettingo.dpo_trainer.preference_curve`).
 
     Raises:
-        ModelError: the reference changed.
+        ModelError: gradients do not reach the adapter alone, or backbone or reference moved.
     """
-    from llmrec.training.lettingo.dpo_trainer import preference_curve, reference_digest
+    from llmrec.training.lettingo.dpo_trainer import preference_curve
 
-    before = reference_digest(trainer.model)
+    checks = Checks() if checks is None else checks
+    model, few = trainer.model, [trainer.train_dataset[place] for place in range(min(2, len(trainer.train_dataset)))]
+    checks.run("gradients", lambda: check_gradients(model, lambda: trainer.probe(few)))
+    digests = {adapter: frozen_digest(model, adapter) for adapter in fixed_parts(model)}
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    if reference_digest(trainer.model) != before:
-        raise ModelError("the reference adapter changed while the policy was trained; report this with the recipe")
+    checks.run("frozen", lambda: _compare(model, digests))
     rows = preference_curve(trainer.state.log_history, beta=beta, first_step=first_step)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -193,6 +209,17 @@ def train_stage(trainer: Any, folder: Path, *, beta: float, first_step: int = 0)
         (folder / _CURVE).write_text(json.dumps(rows), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return rows
+
+
+def fixed_parts(model: Any) -> tuple[str | None, ...]:
+    """What must not move: the backbone (None) and, where the reference is an adapter, that one."""
+    return (None, REFERENCE) if REFERENCE in model.peft_config else (None,)
+
+
+def _compare(model: Any, digests: Mapping[str | None, str]) -> dict[str, Any]:
+    for adapter, before in digests.items():
+        check_frozen(model, before, adapter)
+    return {"digest": digests[None], "reference": digests.get(REFERENCE), "compared": True}
 
 
 def finished_stage(folder: Path) -> list[dict[str, float]] | None:

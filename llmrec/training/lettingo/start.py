@@ -17,6 +17,7 @@ from llmrec.lm.codec import TokenCodec
 from llmrec.lm.pretrained import Loaded
 from llmrec.seeding import rng
 from llmrec.training.backbone import load_for_training
+from llmrec.training.checks.suite import Checks
 from llmrec.training.examples import IGNORED, Encoded, fits, supervised_tokens
 from llmrec.training.lettingo.prompts import ProfilePrompts, label_texts
 from llmrec.training.lettingo.styles import rule_profile
@@ -90,7 +91,10 @@ def _adapter(
     data = start_data(role, recipe, start, dataset, histories, users, base)
     checkpoints = checkpoint_folder(own, base.name, dataset.content_hash)
     trainer = make_packed_trainer(base.model, base.tokenizer, data, own, checkpoints, hardware)
+    checks = Checks()
+    checks.start(trainer, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    checks.end(trainer, seed=own.seed)
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         if Path(recipe.backbone).is_dir():
@@ -104,6 +108,7 @@ def _adapter(
             "n_longer": data.n_longer,
             "n_supervised": supervised_tokens(data.train),
             "best": first_and_best(rows)["best_validation_loss"],
+            "checks": checks.record,
             "seconds": time.monotonic() - began,
             "hardware": hardware.note,
         }
