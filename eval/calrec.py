@@ -30,6 +30,7 @@ from llmrec.lm.loading import load_backbone
 from llmrec.lm.nano import NanoShape
 from llmrec.metrics.bootstrap import Interval, bootstrap_means
 from llmrec.metrics.ranking import per_user_metrics
+from llmrec.ranking import registry
 from llmrec.retrieval.base import FloatArray, Recommender
 from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.retrieval.item_knn import ItemKnnRecommender
@@ -80,6 +81,7 @@ BASELINES: dict[str, Callable[[], Recommender]] = {
     "repeat-last": lambda: RepeatRecommender(form="last"),
     "repeat-history": lambda: RepeatRecommender(form="history"),
     "repeat-filled": lambda: RepeatRecommender(form="filled"),
+    "sasrec": lambda: registry.build("sasrec"),
 }
 
 
@@ -112,9 +114,9 @@ def main() -> int:
     domains = {spec: Domain.of(load(spec, seed=settings.seed)) for spec in dict.fromkeys(settings.data)}
     backbone = settings.backbone or pretrained(list(domains.values()), settings)
     for spec in settings.targets or settings.data:
-        for name, make in BASELINES.items():
+        for name in settings.baselines:
             path = result_path(out, spec, name, settings)
-            once(path, partial(measure_baseline, make, domains[spec], settings))
+            once(path, partial(measure_baseline, BASELINES[name], domains[spec], settings))
         for name in settings.arms:
             folder = trained(ARMS[name], spec, backbone, settings)
             path = result_path(out, spec, name, settings)
@@ -131,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", default=["films"], help="specs of all data sets: stage I, and the backbone's corpus")
     add("--targets", nargs="*", default=[], help="those of --data that stage II and the tables are about; default all")
     add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    add("--baselines", nargs="*", choices=list(BASELINES), default=list(BASELINES), help="sasrec trains for minutes")
     add("--users", type=int, default=1000, help="test users per target")
     add("--examples", type=int, default=4000, help="training examples of each stage")
     add("--samples", type=int, default=32, help="completions per user at test")
@@ -254,7 +257,9 @@ def measured(model: Recommender, domain: Domain, settings: argparse.Namespace) -
 
 def result_path(out: Path, target: str, name: str, settings: argparse.Namespace) -> Path:
     """File of one line of a table; other settings, another file."""
-    ignored = {"out", "arms", "targets"} | (set() if name in ARMS else {"backbone", "samples", "nano_size"})
+    ignored = {"out", "arms", "baselines", "targets"} | (
+        set() if name in ARMS else {"backbone", "samples", "nano_size"}
+    )
     kept = {key: value for key, value in sorted(vars(settings).items()) if key not in ignored}
     return out / "results" / f"{digest(target)}-{name}-{digest(json.dumps(kept))}.json"
 
