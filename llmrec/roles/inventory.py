@@ -8,6 +8,7 @@ Families group constructions, not topics. No construction of the held-out famili
 from __future__ import annotations
 
 from llmrec.roles.inventory_more import CASUAL, CHILD, CURIOUS, LEARNER, LETTER, PICKY, lines
+from llmrec.roles.inventory_words import FEELING, RANKING, VERDICT
 from llmrec.roles.voices import HELD_OUT_FAMILIES, TRAIN_FAMILIES, VOICES, Voice
 
 DIRECT = Voice(
@@ -448,6 +449,9 @@ MORE_VOICES: dict[str, Voice] = {
     "letter": LETTER,
     "picky": PICKY,
     "casual": CASUAL,
+    "verdict": VERDICT,
+    "feeling": FEELING,
+    "ranking": RANKING,
 }
 ALL_VOICES: dict[str, Voice] = {**VOICES, **MORE_VOICES}
 """Every family by name, those of `llmrec.roles.voices` included."""
