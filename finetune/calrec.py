@@ -18,6 +18,7 @@ from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
 from llmrec.training.calrec.data import Domain, Form, supervised_tokens, training_rows, validation_rows
+from llmrec.training.calrec.domain import save_sum
 from llmrec.training.calrec.plot import PLOT, plot_curves
 from llmrec.training.calrec.recipe import CalrecRecipe, Stage, without_folders
 from llmrec.training.calrec.stages import (
@@ -112,6 +113,8 @@ def run_stage(
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer.plain(), seed=recipe.seed)
     trainer.save_model(str(folder))
+    if recipe.tuning == "domain" and start is not None and processes.is_main_process:
+        save_sum(trainer.accelerator.unwrap_model(trainer.model), start, folder)
 
     rows = curve(trainer.state.log_history)
     facts: dict[str, Any] = {
@@ -126,7 +129,7 @@ def run_stage(
         "checks": checks.record,
     }
     if processes.is_main_process:
-        if recipe.tuning == "lora" and Path(recipe.backbone).is_dir():
+        if recipe.tuning != "full" and Path(recipe.backbone).is_dir():
             stamp(folder, Path(recipe.backbone))  # so that it is never put on another base
         mark_finished(folder, key, curve=rows, facts=facts)
     processes.wait_for_everyone()

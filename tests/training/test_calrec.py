@@ -254,6 +254,7 @@ def test_the_shipped_recipe() -> None:
         ("objective.beta=-0.025", "greater than or equal to 0"),
         ("objective={alpha: 0.9, beta: 0.2}", "leave the next-item loss a share"),
         ("stages=both", "stage I needs domains"),
+        ("tuning=domain", "stands on a shared one"),
         ("gradient_accumulation=2", "set micro_batch"),
         ("micro_batch=64", "at most batch_size"),
         ("batch_size=1", "other rows are the negatives"),

@@ -17,6 +17,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import ConfigError, ModelError
 from llmrec.lm.adapters import read_stamp
 from llmrec.lm.codec import TokenCodec
+from llmrec.lm.hardware import choose
 from llmrec.lm.local import LocalLM
 from llmrec.metrics.ranking import ndcg_at, target_ranks
 from llmrec.retrieval.calrec import CalrecRecommender, history_prompt
@@ -24,8 +25,9 @@ from llmrec.seeding import derive
 from llmrec.training.callbacks import Progress
 from llmrec.training.calrec.contrastive import Objective, next_item_loss
 from llmrec.training.calrec.data import CalrecCollator, Domain, Form, Row
+from llmrec.training.calrec.domain import domain_rank, save_sum, with_shared_inside
 from llmrec.training.calrec.recipe import CalrecRecipe, ValidationSettings
-from llmrec.training.calrec.stages import check_prompts
+from llmrec.training.calrec.stages import check_prompts, load_tunable
 from llmrec.training.calrec.trainer import CalrecTrainer, curve, validation_of
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.examples import IGNORED
@@ -293,6 +295,55 @@ def test_all_weights_are_trained_and_the_result_is_a_model(mini_folder: Path, sc
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "library_name: transformers" in card
     assert "PeftModel" not in card
+
+
+def test_a_domain_starts_at_the_shared_adapter_and_leaves_it_and_other_domains_alone(
+    two_stages: Path, mini_folder: Path, script: Any, tmp_path: Path
+) -> None:
+    """At the start every domain equals the trunk; afterwards the saved sum is what was trained, in plain peft."""
+    from peft import PeftModel
+
+    shared = two_stages / "stage-I"
+    ids = torch.tensor([[5, 6, 7, 8]])
+    changes = {"tuning": "domain", "start": str(shared), "domain_temperature": 8.0}
+    overrides = _overrides(mini_folder, tmp_path / "films", **changes)
+    recipe = load_recipe_of(CalrecRecipe, RECIPE, overrides)
+    tunable = load_tunable(recipe, choose(purpose="training", device="cpu"), start=shared)
+
+    def logits(folder: Path) -> torch.Tensor:
+        with torch.inference_mode():
+            base = AutoModelForCausalLM.from_pretrained(mini_folder)
+            answer: torch.Tensor = PeftModel.from_pretrained(base, folder)(ids).logits
+            return answer
+
+    with torch.inference_mode():
+        assert torch.allclose(tunable.model(ids).logits, logits(shared), atol=1e-5)
+    before = {path.name: path.read_bytes() for path in shared.iterdir() if path.is_file()}
+    script.main(RECIPE, overrides)
+    first = (tmp_path / "films" / "adapter_model.safetensors").read_bytes()
+    script.main(RECIPE, _overrides(mini_folder, tmp_path / "other", **changes, seed=5))
+    assert {path.name: path.read_bytes() for path in shared.iterdir() if path.is_file()} == before
+    assert (tmp_path / "films" / "adapter_model.safetensors").read_bytes() == first
+    config = json.loads((tmp_path / "films" / "adapter_config.json").read_text(encoding="utf-8"))
+    width = tunable.model.config.hidden_size
+    assert config["r"] == json.loads((shared / "adapter_config.json").read_text(encoding="utf-8"))["r"] + width // 8
+    assert not torch.allclose(logits(tmp_path / "films"), logits(shared), atol=1e-3)
+    assert not torch.allclose(logits(tmp_path / "films"), logits(tmp_path / "other"), atol=1e-3)
+
+
+def test_the_saved_sum_of_two_adapters_is_what_was_trained(two_stages: Path, mini_folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    shared, ids = two_stages / "stage-I", torch.tensor([[5, 6, 7, 8]])
+    inside = with_shared_inside(AutoModelForCausalLM.from_pretrained(mini_folder), shared)
+    torch.manual_seed(0)
+    model = get_peft_model(inside, LoraConfig(r=3, lora_alpha=5, target_modules="all-linear", init_lora_weights=False))
+    with torch.inference_mode():
+        trained = model(ids).logits
+        save_sum(model, shared, tmp_path)
+        again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mini_folder), tmp_path)(ids).logits
+    assert torch.allclose(trained, again, atol=1e-4)
+    assert [domain_rank(128, 16), domain_rank(8, 16)] == [8, 1]
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(

@@ -65,8 +65,11 @@ class CalrecRecipe(Recipe):
     """A domain is drawn in proportion to its number of users to this power: 0 draws all alike, 1 by size."""
     start: str | None = None
     """Adapter folder to go on from, such as a stage I's; None begins anew. Full tuning goes on from `backbone`."""
-    tuning: Literal["lora", "full"] = "lora"
-    """Which weights are trained: an adapter's, or all (as in the paper)."""
+    tuning: Literal["lora", "full", "domain"] = "lora"
+    """Which weights are trained. lora: an adapter's; a second stage goes on with that of the first. full: all, as in
+    the paper. domain: the adapter of stage I stays fixed and the target gets one of its own on top (MLoRA)."""
+    domain_temperature: PositiveFloat = 16.0
+    """With `tuning: domain`, the rank of a domain's adapter is the model's width over this, at least 1."""
     examples: PositiveInt = 2000
     """Training examples of each stage."""
     stage_one_examples: PositiveInt | None = None
@@ -96,6 +99,10 @@ class CalrecRecipe(Recipe):
             raise ValueError("contrastive terms need batch_size of 2 or more: other rows are the negatives")
         if self.tuning == "full" and self.quantise != "none":
             raise ValueError("weights in four bits cannot be trained; set tuning=lora or quantise=none")
+        if self.tuning == "domain" and self.stages != "both" and self.start is None:
+            raise ValueError("a domain's adapter stands on a shared one; set stages=both, or start to a stage I's")
+        if self.tuning == "domain" and self.quantise != "none":
+            raise ValueError("the shared adapter cannot go into weights in four bits; set tuning=lora or quantise=none")
         if self.tuning == "full" and self.start is not None:
             raise ValueError("full tuning starts from backbone; name the folder there and leave start out")
         return self

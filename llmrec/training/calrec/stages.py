@@ -15,6 +15,7 @@ from llmrec.lm.codec import TokenCodec
 from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.training.backbone import load_for_training
 from llmrec.training.calrec.data import Domain, Form, make_row, sampled_targets
+from llmrec.training.calrec.domain import domain_recipe, with_shared_inside
 from llmrec.training.listener import Listener
 from llmrec.training.trainer_settings import lora_settings
 
@@ -42,7 +43,8 @@ def load_tunable(recipe: CalrecRecipe, hardware: Hardware, *, start: Path | None
     Args:
         recipe: backbone and kind of tuning.
         hardware: device and number type.
-        start: what an earlier stage left: an adapter folder, or with full tuning a model folder; None begins anew.
+        start: what an earlier stage left: an adapter folder, or with full tuning a model folder; None begins anew. A
+            domain's adapter stands on it and leaves it as it is.
 
     Raises:
         ModelNotFoundError: backbone or adapter is missing or damaged.
@@ -59,7 +61,11 @@ def load_tunable(recipe: CalrecRecipe, hardware: Hardware, *, start: Path | None
         model = _fresh_adapter(base.model, recipe)
     else:
         check_adapter(recipe.role, start, base_content_hash=base.content_hash)
-        model = _adapter_of(base.model, start)
+        if recipe.tuning == "domain":
+            inside = with_shared_inside(base.model, start)
+            model = _fresh_adapter(inside, domain_recipe(recipe, inside))
+        else:
+            model = _adapter_of(base.model, start)
     return Tunable(model, base.tokenizer, base.name, codec)
 
 
