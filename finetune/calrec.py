@@ -19,7 +19,6 @@ from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
 from llmrec.training.calrec.data import Domain, Form, supervised_tokens, training_rows, validation_rows
 from llmrec.training.calrec.domain import save_sum
-from llmrec.training.calrec.plot import PLOT, plot_curves
 from llmrec.training.calrec.recipe import CalrecRecipe, Stage, without_folders
 from llmrec.training.calrec.stages import (
     check_prompts,
@@ -29,7 +28,7 @@ from llmrec.training.calrec.stages import (
     stage_folder,
     stage_key,
 )
-from llmrec.training.calrec.trainer import curve, make_trainer, validation_of
+from llmrec.training.calrec.trainer import PANELS, curve, make_trainer, validation_of
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.checks.gradient import check_gradients
 from llmrec.training.checks.suite import Checks
@@ -55,7 +54,6 @@ def run(recipe: CalrecRecipe) -> dict[str, Any]:
     started = time.monotonic()
     hardware = training_hardware()
     processes = PartialState(cpu=hardware.device == "cpu")
-    output = Path(recipe.output)
     rows: list[dict[str, float]] = []
     found: dict[str, dict[str, Any]] = {}
     start = None if recipe.start is None else Path(recipe.start)
@@ -74,8 +72,7 @@ def run(recipe: CalrecRecipe) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,
     }
-    plot_curves(rows, output / PLOT)
-    return write_outcome(without_folders(recipe), facts, rows, checkpoints)
+    return write_outcome(without_folders(recipe), facts, rows, checkpoints, PANELS)
 
 
 def run_stage(

@@ -30,7 +30,7 @@ from llmrec.training.lettingo.dpo import (
     set_reference,
     train_stage,
 )
-from llmrec.training.lettingo.dpo_plot import PLOT, plot_curves
+from llmrec.training.lettingo.dpo_trainer import PANELS
 from llmrec.training.lettingo.pairs import held_out
 from llmrec.training.lettingo.prompts import ProfilePrompts
 from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
@@ -117,8 +117,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     shutil.copytree(policy_folder, output, dirs_exist_ok=True)
     if Path(recipe.backbone).is_dir():
         stamp(output, Path(recipe.backbone))  # so that it is never put on another base
-    plot_curves(rows, output / PLOT)
-    return write_outcome(named(recipe), facts, rows, folder)
+    return write_outcome(named(recipe), facts, rows, folder, PANELS)
 
 
 if __name__ == "__main__":

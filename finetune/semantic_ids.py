@@ -26,7 +26,6 @@ from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
-from llmrec.training.examples import supervised_tokens
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
@@ -38,7 +37,7 @@ from llmrec.training.run_folder import (
 )
 from llmrec.training.semantic.recipe import SemanticRecipe
 from llmrec.training.semantic.tasks import IdMaterial, build_data
-from llmrec.training.sft import curve, first_and_best
+from llmrec.training.sft import curve, facts_of
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -82,16 +81,10 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     store.add(recipe.role, output)  # behind the others: peft cannot add an adapter without token rows to one with them
     store.save()
     facts: dict[str, Any] = {
-        "dataset": dataset.name,
-        "base": base.name,
-        "n_train": len(data.train),
-        "n_validation": len(data.validation),
-        "n_longer": data.n_longer,
-        "n_supervised": supervised_tokens(data.train),
+        **facts_of(dataset, base, data, rows),
         "n_tokens": sum(len(one.input_ids) for one in data.train),
         "n_new_tokens": len(tokens),
         "ids": {"fingerprint": ids.fingerprint, "sizes": list(ids.sizes)},
-        "best": first_and_best(rows)["best_validation_loss"],
         "checks": checks.record,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,

@@ -19,11 +19,10 @@ from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
-from llmrec.training.examples import supervised_tokens
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import SftRecipe, load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
-from llmrec.training.sft import build_data, curve, first_and_best, make_trainer
+from llmrec.training.sft import build_data, curve, facts_of, make_trainer
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -55,13 +54,7 @@ def run(recipe: SftRecipe) -> dict[str, Any]:
     if Path(recipe.backbone).is_dir():
         stamp(Path(recipe.output), Path(recipe.backbone))  # so that it is never put on another base
     facts: dict[str, Any] = {
-        "dataset": dataset.name,
-        "base": base.name,
-        "n_train": len(data.train),
-        "n_validation": len(data.validation),
-        "n_longer": data.n_longer,
-        "n_supervised": supervised_tokens(data.train),
-        "best": first_and_best(rows)["best_validation_loss"],
+        **facts_of(dataset, base, data, rows),
         "checks": checks.record,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,

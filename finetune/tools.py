@@ -22,12 +22,11 @@ from llmrec.ranking import registry
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
-from llmrec.training.examples import supervised_tokens
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, run_script, write_outcome
-from llmrec.training.sft import curve, first_and_best
+from llmrec.training.sft import curve, facts_of
 from llmrec.training.tools.data import ToolTurns, adapter_data, adapter_tools, tool_turns
 from llmrec.training.tools.recipe import ToolsRecipe
 
@@ -92,16 +91,10 @@ def train(
     if not trainer.is_world_process_zero():
         return {"curve": rows}
     facts: dict[str, Any] = {
-        "dataset": dataset.name,
-        "base": base.name,
+        **facts_of(dataset, base, data, rows),
         "training": checkpoints.name,
         "tools": list(tools) if tools is not None else "all",
-        "n_train": len(data.train),
-        "n_validation": len(data.validation),
-        "n_longer": data.n_longer,
-        "n_supervised": supervised_tokens(data.train),
         "n_tokens": sum(len(one.input_ids) for one in data.train),
-        "best": first_and_best(rows)["best_validation_loss"],
         "checks": checks.record,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,

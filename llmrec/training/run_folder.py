@@ -6,11 +6,12 @@ import hashlib
 import json
 import shutil
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmrec.training.card import model_card
+from llmrec.training.curves import LOSS, PLOT, plot_curves
 from llmrec.training.hub import push
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def write_outcome(
-    recipe: Recipe, facts: dict[str, Any], rows: list[dict[str, float]], checkpoints: Path
+    recipe: Recipe,
+    facts: dict[str, Any],
+    rows: list[dict[str, float]],
+    checkpoints: Path,
+    panels: Mapping[str, Mapping[str, str]] = LOSS,
 ) -> dict[str, Any]:
     """Model card, record and curves beside the adapter; the checkpoints go, since they served resuming only.
 
@@ -63,6 +68,7 @@ def write_outcome(
         facts: as `model_card` reads them, and whatever else belongs into the record.
         rows: learning curve.
         checkpoints: folder of `checkpoint_folder`.
+        panels: of the picture of the curve (see `llmrec.training.curves.plot_curves`).
 
     Returns:
         What stands in `training.json`.
@@ -71,6 +77,7 @@ def write_outcome(
     (output / "README.md").write_text(model_card(shown, facts), encoding="utf-8")
     record = {**facts, "recipe": shown.model_dump(), "curve": rows}
     (output / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    plot_curves(rows, output / PLOT, panels)
     if (logs := checkpoints / "runs").exists():
         shutil.copytree(logs, output / "logs", dirs_exist_ok=True)  # TensorBoard events
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
     from llmrec.lm.hardware import Hardware
+    from llmrec.lm.pretrained import Loaded
     from llmrec.training.recipe import MixRecipe
 
 
@@ -139,6 +140,19 @@ def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
         elif "eval_loss" in row:
             rows.append({"step": float(row["step"]), "validation_loss": float(row["eval_loss"])})
     return rows
+
+
+def facts_of(dataset: Dataset, base: Loaded, data: SftData, rows: list[dict[str, float]]) -> dict[str, Any]:
+    """What every record of a training tells: names, numbers of examples and learnt tokens, lowest validation loss."""
+    return {
+        "dataset": dataset.name,
+        "base": base.name,
+        "n_train": len(data.train),
+        "n_validation": len(data.validation),
+        "n_longer": data.n_longer,
+        "n_supervised": supervised_tokens(data.train),
+        "best": first_and_best(rows)["best_validation_loss"],
+    }
 
 
 def first_and_best(rows: list[dict[str, float]]) -> dict[str, float | None]:

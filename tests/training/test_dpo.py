@@ -17,6 +17,7 @@ from llmrec.lm.hardware import Hardware, choose
 from llmrec.lm.local import LocalLM
 from llmrec.training.checks.frozen import frozen_digest
 from llmrec.training.checks.suite import Checks
+from llmrec.training.curves import plot_curves
 from llmrec.training.lettingo.dpo import (
     POLICY,
     PairRows,
@@ -28,8 +29,7 @@ from llmrec.training.lettingo.dpo import (
     set_reference,
     train_stage,
 )
-from llmrec.training.lettingo.dpo_plot import plot_curves
-from llmrec.training.lettingo.dpo_trainer import preference_curve
+from llmrec.training.lettingo.dpo_trainer import PANELS, preference_curve
 from llmrec.training.lettingo.pairs import Pair, shuffled_preferences
 from llmrec.training.lettingo.recipe import LettingoRecipe
 from llmrec.training.recipe import load_recipe
@@ -304,5 +304,5 @@ def test_golden_curve_rows(tmp_path: Path) -> None:
     assert row == pytest.approx(
         {"step": 13, "loss": 0.5, "chosen": -9, "rejected": -7, "margin": 6, "kl": 1, "accuracy": 0.75}
     )
-    plot_curves([row], tmp_path / "curves.png")
+    plot_curves([row], tmp_path / "curves.png", PANELS)
     assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -71,6 +71,7 @@ def test_every_adapter_is_trained_stamped_and_entered(trained: tuple[Path, Path,
         assert read_stamp(output / name) == content_hash(backbone)
         record = json.loads((output / name / "training.json").read_text(encoding="utf-8"))
         assert record["n_supervised"] == one["n_supervised"] > 0
+        assert (output / name / "curves.png").stat().st_size > 5000
         assert f"{name} adapter" in (output / name / "README.md").read_text(encoding="utf-8")
     assert facts["tool_select"]["n_supervised"] < facts["tool_select"]["n_tokens"] / 10
 

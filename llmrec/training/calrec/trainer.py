@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from llmrec.training.calrec.stages import Tunable
     from llmrec.training.calrec.validation import RankingCheck
 
+PANELS = {
+    "losses (nats)": {"next_item": "next item", "target_target": "target-target", "user_target": "user-target"},
+    "ranking": {"ndcg10": "NDCG@10"},
+}
+"""Of the picture of a curve."""
+
 
 class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Minimises the combined loss; logs each part.

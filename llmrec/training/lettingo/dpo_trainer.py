@@ -8,6 +8,12 @@ from typing import Any
 
 from trl import DPOTrainer
 
+PANELS = {
+    "log-likelihood of profiles (nats)": {"chosen": "chosen", "rejected": "rejected"},
+    "nats": {"margin": "margin of log-ratios", "kl": "divergence from the reference"},
+}
+"""Of the picture of a curve."""
+
 
 class PairTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
     """A DPOTrainer whose rows hold prompt_ids, chosen_ids and rejected_ids.

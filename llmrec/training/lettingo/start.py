@@ -18,14 +18,14 @@ from llmrec.lm.pretrained import Loaded
 from llmrec.seeding import rng
 from llmrec.training.backbone import load_for_training
 from llmrec.training.checks.suite import Checks
-from llmrec.training.examples import IGNORED, Encoded, fits, supervised_tokens
+from llmrec.training.examples import IGNORED, Encoded, fits
 from llmrec.training.lettingo.prompts import ProfilePrompts, label_texts
 from llmrec.training.lettingo.styles import rule_profile
 from llmrec.training.lettingo.windows import LABELS
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.recipe import Recipe, SftRecipe
 from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, write_outcome
-from llmrec.training.sft import SftData, curve, first_and_best
+from llmrec.training.sft import SftData, curve, facts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,13 +101,7 @@ def _adapter(
             stamp(folder, Path(recipe.backbone))
         rows = curve(trainer.state.log_history)
         facts: dict[str, Any] = {
-            "dataset": dataset.name,
-            "base": base.name,
-            "n_train": len(data.train),
-            "n_validation": len(data.validation),
-            "n_longer": data.n_longer,
-            "n_supervised": supervised_tokens(data.train),
-            "best": first_and_best(rows)["best_validation_loss"],
+            **facts_of(dataset, base, data, rows),
             "checks": checks.record,
             "seconds": time.monotonic() - began,
             "hardware": hardware.note,
