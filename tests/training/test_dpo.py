@@ -159,6 +159,45 @@ def test_golden_a_stage_starts_at_its_reference_which_is_the_stage_before(
     assert not (tmp_path / POLICY / "ref").exists()
 
 
+def test_scoring_profiles_alone_changes_neither_loss_nor_gradients(
+    first_stage: tuple[Path, list[dict[str, float]], Any],
+    mini_folder: Path,
+    hardware: Hardware,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from contextlib import nullcontext
+
+    from trl.trainer import utils
+
+    from llmrec.training.lettingo import dpo_trainer
+
+    scored: list[int] = []
+    head = utils._ChunkedLogProbFunction.apply
+
+    def counted(states: torch.Tensor, *rest: Any) -> Any:
+        scored.append(len(states))
+        return head(states, *rest)
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted)
+    trainer = _trainer(_recipe(mini_folder, tmp_path), hardware, tmp_path, start=first_stage[0] / POLICY)
+
+    def step() -> tuple[float, torch.Tensor]:
+        loss = trainer.probe(list(trainer.train_dataset)[:4])
+        loss.backward()
+        gradients = [weight.grad.flatten() for weight in trainer.model.parameters() if weight.grad is not None]
+        trainer.model.zero_grad(set_to_none=True)
+        return float(loss), torch.cat(gradients)
+
+    alone, n_alone = step(), sum(scored)
+    scored.clear()
+    monkeypatch.setattr(dpo_trainer, "_learnt_positions_alone", nullcontext)
+    everything = step()
+    assert alone[0] == pytest.approx(everything[0], abs=1e-6)
+    assert torch.allclose(alone[1], everything[1], atol=1e-6)
+    assert 0 < n_alone < sum(scored) / 2
+
+
 def test_a_reference_that_moves_and_a_policy_that_cannot_are_refused(
     first_stage: tuple[Path, list[dict[str, float]], Any], mini_folder: Path, hardware: Hardware, tmp_path: Path
 ) -> None:
