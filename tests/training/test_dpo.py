@@ -187,7 +187,7 @@ def test_scoring_profiles_alone_changes_neither_loss_nor_gradients(
         loss.backward()
         gradients = [weight.grad.flatten() for weight in trainer.model.parameters() if weight.grad is not None]
         trainer.model.zero_grad(set_to_none=True)
-        return float(loss), torch.cat(gradients)
+        return loss.item(), torch.cat(gradients)
 
     alone, n_alone = step(), sum(scored)
     scored.clear()
