@@ -19,6 +19,7 @@ from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import AdapterStore, stamp
 from llmrec.ranking import registry
+from llmrec.roles.orchestrator import is_tool_adapter
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
@@ -49,6 +50,8 @@ def run(recipe: ToolsRecipe) -> dict[str, Any]:
         facts[name] = train(recipe, name, tools, turns, dataset)
     if recipe.register_adapters and Path(recipe.backbone).is_dir() and all("best" in one for one in facts.values()):
         store = AdapterStore.load(Path(recipe.backbone))
+        for name in [name for name in store if is_tool_adapter(name)]:  # of an earlier run, perhaps in the other mode
+            store.remove(name)
         for name in facts:
             store.add(name, Path(recipe.output) / name)
         store.save()

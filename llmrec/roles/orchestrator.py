@@ -37,6 +37,11 @@ def adapter_of(tool: str) -> str:
     return f"tool_{tool}"
 
 
+def is_tool_adapter(name: str) -> bool:
+    """Whether an adapter of this name calls tools."""
+    return name in (SELECT, ARGUMENTS, JOINT, *map(adapter_of, (READ, *planner.ALL_TOOLS)))
+
+
 @dataclass(frozen=True)
 class ToolAdapters:
     """Which adapter does what; None is the bare backbone."""

@@ -26,6 +26,7 @@ from llmrec.training.tools.trajectories import Conversation, Step
 
 RECIPE = asset("finetune/tools.yaml")
 SMALL = [
+    "mode=decoupled",
     "turns=24",
     "validation_turns=8",
     "evaluations=1",
@@ -95,13 +96,31 @@ READING: Conversation = (
 TURNS = ToolTurns([*[READING] * 5, *[CONVERSATION] * 3], [])
 
 
+def test_another_mode_takes_the_place_of_what_was_entered(
+    trained: tuple[Path, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"COMPILE": "0", "DTYPE": "float32", "CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(f"LLMREC_{name}", value)
+    backbone = trained[0].with_name("joint-backbone")
+    shutil.copytree(trained[0], backbone)
+    assert "tool_select" in AdapterStore.load(backbone).folders()
+    script = load_file(asset("finetune/tools.py"), name="tools_under_test")
+    settings = [*SMALL, "mode=joint", "turns=8", "validation_turns=0"]
+    script.main(RECIPE, [f"backbone={backbone}", f"output={tmp_path / 'joint'}", *settings])
+    lm = load_backbone(backbone, device="cpu", dtype="float32")
+    assert [name for name in lm.capabilities.adapters if name.startswith("tool")] == ["tools"]
+    brain = brain_for(RecommenderConfig(), lm, noun="film")
+    assert isinstance(brain, ToolBrain)
+    assert brain.name.endswith("/tools")
+
+
 def test_modes_and_their_adapters() -> None:
     def tools(*changes: str) -> dict[str, tuple[str, ...] | None]:
         return adapter_tools(load_recipe_of(ToolsRecipe, RECIPE, changes), TURNS)
 
     assert tools("mode=joint") == {"tools": None}
-    assert tools("arguments=shared") == {"tool_select": (), "tool_args": ("read", "search")}
-    assert tools("arguments=per_tool", "minimum_calls=5") == {
+    assert tools("mode=decoupled", "arguments=shared") == {"tool_select": (), "tool_args": ("read", "search")}
+    assert tools("mode=decoupled", "minimum_calls=5") == {
         "tool_select": (),
         "tool_read": ("read",),
         "tool_args": ("search",),
