@@ -49,6 +49,12 @@ def _recipe(backbone: Path, output: Path, *changes: str) -> LettingoRecipe:
     return recipe
 
 
+@pytest.fixture(autouse=True)
+def _logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluated before it is trained, a trainer logs into the working directory."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+
+
 @pytest.fixture
 def hardware() -> Hardware:
     return choose(purpose="training", device="cpu", dtype="float32")
