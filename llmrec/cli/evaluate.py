@@ -40,8 +40,8 @@ def evaluate(
         str,
         typer.Option(
             "--models",
-            help="Comma-separated: popular, random, knn, bm25-lastitem, dense, calrec, sasrec, ... or folders of saved "
-            "ones (llmrec rankers fit).",
+            help="Comma-separated: popular, random, knn, bm25-lastitem, dense, calrec, sasrec, ... or saved ones "
+            "(llmrec rankers fit) as FOLDER or NAME=FOLDER.",
         ),
     ] = "popular,knn,bm25-lastitem",
     backbone: Annotated[
@@ -77,11 +77,11 @@ def evaluate(
         from llmrec.benchmark.protocol import steps
         from llmrec.data.spec import load
 
-        names, added = _with_floors(models)
+        asked, added = _with_floors(models)
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
         _check_split(split)
-        fresh = _to_fit(names)
+        fresh = [name for name, folder in asked.items() if folder is None]
         recommenders = _build(
             fresh, backbone, adapter, seed, device, {"samples": samples, "temperature": temperature, "inline": inline}
         )
@@ -91,8 +91,11 @@ def evaluate(
         if data.rejected:
             note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
         data, parts = _protocol(data, split, k_core)
-        recommenders = {name: recommenders[name] if name in recommenders else _load(name, data) for name in names}
-        with progress("evaluating", None if users is None else users * len(names)) as advance:
+        saved = {name: _load(folder, data) for name, folder in asked.items() if folder is not None}
+        recommenders = {name: (recommenders | saved)[name] for name in asked if name in recommenders or name in saved}
+        if _BLEND in fresh:
+            recommenders[_BLEND] = _blend(recommenders)
+        with progress("evaluating", None if users is None else users * len(asked)) as advance:
             result = asyncio.run(
                 run(
                     data,
@@ -109,24 +112,49 @@ def evaluate(
         emit(result.to_json(), json_output=json_output, render=_show)
 
 
-def _with_floors(models: str) -> tuple[list[str], list[str]]:
-    """Names in the order asked for, floors first where they were left out; and which were added."""
+def _with_floors(models: str) -> tuple[dict[str, Path | None], list[str]]:
+    """What was asked for, floors first where they were left out; and which were added.
+
+    Names in the table with their folders, None for what is trained now; in the order asked for, but for a blend, whose
+    parts are fitted before it.
+    """
     from llmrec.benchmark.protocol import FLOORS
     from llmrec.errors import ConfigError
-    from llmrec.ranking.registry import is_saved
     from llmrec.ranking.registry import names as registered
 
-    asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    asked: dict[str, Path | None] = {}
+    for text in (part.strip() for part in models.split(",")):
+        if not text:
+            continue
+        name, folder = _named(text)
+        if name in FLOORS and folder is not None:
+            raise ConfigError(f"{name!r} is a floor of every table, got {text!r}; give the saved one another name")
+        if asked.setdefault(name, folder) != folder:
+            raise ConfigError(f"--models names two recommenders {name!r}; give the saved one another: NAME={folder}")
     if not asked:
         raise ConfigError(f"--models names no recommender, got {models!r}; choose from {', '.join(registered())}")
-    unknown = [name for name in asked if name not in registered() and not is_saved(name)]
-    if unknown:
-        raise ConfigError(
-            f"no recommender is called {unknown[0]!r}; choose from {', '.join(registered())}, or name the folder of a "
-            "saved one"
-        )
     added = [name for name in FLOORS if name not in asked]
-    return sorted([*added, *asked], key=lambda name: name == _BLEND), added  # a blend's parts are fitted before it
+    with_floors = dict.fromkeys(added) | asked
+    return dict(sorted(with_floors.items(), key=lambda one: one == (_BLEND, None))), added
+
+
+def _named(text: str) -> tuple[str, Path | None]:
+    """NAME of the registry, FOLDER or NAME=FOLDER of a saved recommender: its name in the table, and its folder."""
+    from llmrec.errors import ConfigError
+    from llmrec.ranking.registry import is_saved, names
+
+    if text in names():
+        return text, None
+    if is_saved(text):
+        return text, Path(text)
+    name, equals, folder = text.partition("=")
+    if equals and name.strip() and is_saved(folder.strip()):
+        return name.strip(), Path(folder.strip())
+    if equals:
+        raise ConfigError(f"{folder!r} holds no saved recommender, got --models {text!r}; make one: llmrec rankers fit")
+    raise ConfigError(
+        f"no recommender is called {text!r}; choose from {', '.join(names())}, or name the folder of a saved one"
+    )
 
 
 def _cutoffs(ks: str) -> list[int]:
@@ -169,23 +197,35 @@ def _protocol(data: Dataset, split: str, k_core: int) -> tuple[Dataset, Split]:
     return data, replace(parts, protocol=f"{k_core}-core, {parts.protocol}") if k_core else parts
 
 
-def _to_fit(names: list[str]) -> list[str]:
-    """The names that are no folders of saved recommenders."""
-    from llmrec.ranking.registry import is_saved
-
-    return [name for name in names if not is_saved(name)]
-
-
-def _load(folder: str, data: Dataset) -> Recommender:
+def _load(folder: Path, data: Dataset) -> Recommender:
     from llmrec.ranking.registry import load
 
-    return load(Path(folder), data)
+    return load(folder, data)
+
+
+def _blend(others: dict[str, Recommender]) -> Recommender:
+    """A blend of those beside it that say something of their own and ask no language model."""
+    from llmrec.errors import ConfigError
+    from llmrec.ranking.blend import BlendRecommender
+    from llmrec.ranking.registry import build, names, needs_backbone
+
+    parts = [
+        one
+        for name, one in others.items()
+        if name not in (_BLEND, *_NO_PARTS)
+        and not isinstance(one, BlendRecommender)
+        and not (name in names() and needs_backbone(name))
+    ]
+    if len(parts) < 2:
+        raise ConfigError("a blend is made of the other models that --models names; name two or more beside it")
+    note(f"blend: of {', '.join(part.name for part in parts)}, weighted on validation users")
+    return build(_BLEND, parts=parts)
 
 
 def _build(
     names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
 ) -> dict[str, Recommender]:
-    """Recommenders by name; the backbone is loaded once, and only for those that ask it."""
+    """Recommenders by name, all but a blend; the backbone is loaded once, and only for those that ask it."""
     from llmrec.errors import ConfigError
     from llmrec.ranking.registry import build, needs_backbone
 
@@ -198,12 +238,6 @@ def _build(
         raise ConfigError("--adapter belongs to calrec and its kin: name one in --models and give its --backbone")
     elif asking:
         build(asking[0])  # says what is missing
-    if _BLEND in names:
-        parts = [made[name] for name in plain if name not in _NO_PARTS]
-        if len(parts) < 2:
-            raise ConfigError("a blend is made of the other models that --models names; name two or more beside it")
-        note(f"blend: of {', '.join(part.name for part in parts)}, weighted on validation users")
-        made[_BLEND] = build(_BLEND, parts=parts)
     return made
 
 
@@ -239,7 +273,7 @@ def _show(result: dict[str, Any]) -> None:
     caption = f"{result['dataset']}, {result['stage']}, n = {result['n']}, seed {result['seed']}"
     shown = list(dict.fromkeys([f"recall@{ks[0]}", f"recall@{k}", f"ndcg@{k}", "mrr", f"coverage@{k}"]))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=caption)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold", min_width=12)  # figures stay whole beside a long path
     for metric in shown:
         table.add_column(metric.replace("coverage", "cov"), justify="right", no_wrap=True)
     table.add_column("s", justify="right")

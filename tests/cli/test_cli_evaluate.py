@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,8 @@ def test_table_shows_every_model_and_the_paired_difference(capsys: pytest.Captur
     [
         (["--models", "nonsense"], "no recommender is called 'nonsense'"),
         (["--models", ","], "names no recommender"),
+        (["--models", "mine=nowhere"], "'nowhere' holds no saved recommender"),
+        (["--models", "popular,blend"], "name two or more"),
         (["--ks", "0"], "at least 1"),
         (["--ks", "ten"], "whole numbers"),
         (["--stage", "train"], "validation or test"),
@@ -68,3 +71,43 @@ def test_k_core_and_temporal_split_are_named_in_the_protocol(capsys: pytest.Capt
     assert code == 0
     assert result["protocol"].startswith("20-core, global temporal")
     assert result["n_items"] <= 705
+
+
+@pytest.fixture(scope="module")
+def saved_ease(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("a folder with a very long name") / "ease"
+    with pytest.raises(SystemExit):
+        main(["rankers", "fit", "ease", "--out", str(folder)])
+    return folder
+
+
+def test_a_saved_recommender_takes_the_name_it_is_given(capsys: pytest.CaptureFixture[str], saved_ease: Path) -> None:
+    code, out, _ = run(capsys, "--models", f"knn,mine={saved_ease}", "--users", "40", "--json")
+    assert code == 0
+    assert list(json.loads(out)["models"]) == ["popular", "knn", "mine"]
+
+
+def test_a_long_folder_hides_no_figure(capsys: pytest.CaptureFixture[str], saved_ease: Path) -> None:
+    code, out, _ = run(capsys, "--models", f"{saved_ease}", "--users", "40")
+    assert code == 0
+    assert "…" not in out
+    assert all(name in out for name in ("recall@1", "recall@10", "ndcg@10", "mrr", "cov@10"))
+
+
+def test_a_blend_is_made_of_saved_recommenders_too(capsys: pytest.CaptureFixture[str], saved_ease: Path) -> None:
+    code, out, err = run(capsys, "--models", f"knn,mine={saved_ease},blend", "--users", "40", "--json")
+    assert code == 0
+    assert "blend: of knn, ease, weighted" in err
+    assert "ease 0." in json.loads(out)["notes"]["blend"]
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [("sasrec,sasrec={0}", "two recommenders 'sasrec'"), ("popular={0}", "'popular' is a floor")],
+)
+def test_two_of_one_name_are_refused(
+    capsys: pytest.CaptureFixture[str], saved_ease: Path, models: str, message: str
+) -> None:
+    code, _, err = run(capsys, "--models", models.format(saved_ease))
+    assert code == 2
+    assert message in err
