@@ -351,3 +351,15 @@ def test_golden_curve_rows(tmp_path: Path) -> None:
     )
     plot_curves([row], tmp_path / "curves.png", PANELS)
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_resumed_run_draws_no_step_twice() -> None:
+    """A trainer that goes on validates again before its first step."""
+    names = ("loss", "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies")
+    validated = {f"eval_{name}": 0.5 for name in names} | {"step": 4}
+    trained = dict.fromkeys(names, 0.25) | {"step": 4}
+    rows = preference_curve([trained, validated, {**validated, "eval_loss": 0.6}], beta=0.1)
+    assert [(row["step"], row.get("loss"), row.get("validation_loss")) for row in rows] == [
+        (4, 0.25, None),
+        (4, None, 0.5),
+    ]

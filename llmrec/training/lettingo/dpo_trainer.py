@@ -73,9 +73,10 @@ def preference_curve(
         Rows of step and, with the prefix ``validation_`` where measured on held-out users: loss; chosen and rejected,
         the mean log-likelihoods in nats; margin, the difference of their log-ratios to the reference; accuracy, the
         share of pairs with a positive margin; kl, minus the mean log-ratio, which estimates the divergence of the
-        policy from the reference on profiles that the reference wrote.
+        policy from the reference on profiles that the reference wrote. A step that was measured twice, as the one that
+        a resumed run goes on from, has its first measurement alone.
     """
-    rows = []
+    rows: dict[tuple[float, str], dict[str, float]] = {}
     for entry in history:
         for mark, prefix in (("", ""), ("eval_", "validation_")):
             if f"{mark}loss" not in entry or f"{mark}logps/chosen" not in entry:
@@ -89,6 +90,6 @@ def preference_curve(
                 "kl": -sum(rewards) / 2 / beta,
                 "accuracy": entry[f"{mark}rewards/accuracies"],
             }
-            step = {"step": float(first_step + entry["step"])}
-            rows.append(step | {prefix + name: float(value) for name, value in values.items()})
-    return rows
+            step = float(first_step + entry["step"])
+            rows.setdefault((step, mark), {"step": step} | {prefix + name: float(v) for name, v in values.items()})
+    return list(rows.values())
