@@ -12,6 +12,7 @@
     │   └── StorageError          the disk is full, or a path cannot be read or written
     ├── ModelError                the language model or its engine failed
     │   ├── UnsupportedError      the engine lacks the verb, constraint or adapter that was asked for
+    │   ├── PromptTooLong         the prompt does not fit the model's context; a shorter one may
     │   ├── OutputError           the model's answer could not be parsed
     │   └── ReplayError           a replayed call was never recorded
     ├── ToolError                 a tool call was wrong; the message goes back to the model, which may repair it
@@ -74,6 +75,10 @@ class ModelError(LlmrecError):
 
 class UnsupportedError(ModelError):
     """The engine lacks the verb, constraint or adapter that was asked for."""
+
+
+class PromptTooLong(ModelError):
+    """The prompt does not fit the model's context (with the numbers, where the engine gives them)."""
 
 
 class OutputError(ModelError):

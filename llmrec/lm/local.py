@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.errors import ConfigError, ModelError, UnsupportedError
+from llmrec.errors import ConfigError, ModelError, PromptTooLong, UnsupportedError
 from llmrec.lm import hardware, toolcalls
 from llmrec.lm.adapters import check_adapter, content_hash
 from llmrec.lm.batching import MicroBatcher
@@ -211,7 +211,7 @@ class LocalLM:
 
     def _check_length(self, tokens: int, what: str) -> None:
         if tokens > self.context:
-            raise ModelError(f"{what} has {tokens} tokens, the model's context is {self.context}: shorten it")
+            raise PromptTooLong(f"{what} has {tokens} tokens, the model's context is {self.context}: shorten it")
 
     async def generate(
         self,

@@ -126,7 +126,8 @@ class LanguageModel(Protocol):
 
         Raises:
             UnsupportedError: the engine lacks the constraint or adapter.
-            ModelError: the prompt does not fit the context, or the engine failed.
+            PromptTooLong: the prompt does not fit the context.
+            ModelError: the engine failed.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.errors import ConfigError, ModelError, UnsupportedError
+from llmrec.errors import ConfigError, ModelError, PromptTooLong, UnsupportedError
 from llmrec.lm import toolcalls
 from llmrec.lm.adapters import check_adapter, content_hash
 from llmrec.lm.codec import TokenCodec
@@ -134,7 +134,7 @@ class VllmLM:
 
     def _check_length(self, tokens: int, what: str) -> None:
         if tokens > self.context:
-            raise ModelError(f"{what} has {tokens} tokens, the model's context is {self.context}: shorten it")
+            raise PromptTooLong(f"{what} has {tokens} tokens, the model's context is {self.context}: shorten it")
 
     def _check_adapter(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self._digests:

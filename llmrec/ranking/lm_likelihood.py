@@ -22,7 +22,7 @@ from llmrec.errors import ConfigError, ModelError, UnsupportedError
 from llmrec.prompting import as_data
 from llmrec.ranking.stages import candidates, promoted
 from llmrec.retrieval.base import FloatArray, IntArray, Recommender, require_fitted
-from llmrec.retrieval.calrec import flat_items, history_prompt
+from llmrec.retrieval.calrec import ask_about, flat_items
 from llmrec.retrieval.item_knn import ItemKnnRecommender
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LmLikelihoodConfig(BaseModel):
     candidates: PositiveInt = 50
     """Best items of the first recommender that are scored; the cost grows with it."""
     history_items: PositiveInt = 15
-    """Newest items of a history that enter the prompt."""
+    """Newest items of a history that enter the prompt; less where they would not fit the model's context."""
     text: Literal["title", "flat"] = "title"
     """What of an item is scored: its title, or all of its flattened text."""
     length: Literal["sum", "byte"] = "sum"
@@ -154,7 +154,9 @@ class LmLikelihoodRecommender:
         """Candidates, what is scored, and how many histories failed."""
         config = self.config
         per = " per byte" if config.length == "byte" else ""
-        failed = f"; {len(self.failures)} histories failed" if self.failures else ""
+        failed = (
+            f"; {len(self.failures)} histories failed, one because {self.failures[0].reason}" if self.failures else ""
+        )
         return (
             f"log-likelihood{per} of the {config.text} of {config.candidates} candidates of {self.first.name}{failed}"
         )
@@ -164,14 +166,16 @@ class LmLikelihoodRecommender:
         assert self._items is not None
         if len(history) == 0 or len(items) == 0:
             return np.empty(0)
-        prompt = history_prompt([self._items[int(row)] for row in history[-self.config.history_items :]])
+        recent = [self._items[int(row)] for row in history[-self.config.history_items :]]
         order = np.argsort(items)  # last digits depend on the batch: they shall not depend on the first stage's order
         texts = [self._continuations[int(row)] for row in items[order]]
+
+        async def score(prompt: str) -> list[float]:
+            return await self.lm.score(prompt, texts, adapter=self.adapter)
+
         async with gate:
             try:
-                answer = await self.lm.score(
-                    prompt.rstrip("\n") if self.config.inline else prompt, texts, adapter=self.adapter
-                )
+                answer = await ask_about(recent, score, inline=self.config.inline)
             except UnsupportedError:
                 raise
             except ModelError as error:

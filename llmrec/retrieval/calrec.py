@@ -10,14 +10,14 @@ trust are settings of `CalrecConfig`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, PromptTooLong
 from llmrec.lm.protocol import Completion, LanguageModel, Sampling
 from llmrec.prompting import as_data, render
 from llmrec.retrieval.bm25 import Bm25Index
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
 
+Answer = TypeVar("Answer")
 CUES = ("One user's items, oldest first. First: Title:", "\nNext: Title:", "\nNext:\n")
 """Texts that stand before items; nano's tokenizer holds each as one token."""
 
@@ -39,7 +40,8 @@ class CalrecConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     history_items: PositiveInt = 15
-    """Newest items of a history that enter the prompt; whole oldest items are dropped (truncation is unpublished)."""
+    """Newest items of a history that enter the prompt; whole oldest items are dropped (truncation is unpublished), more
+    of them where the prompt would not fit the model's context."""
     samples: PositiveInt = 32
     """Completions per user (taken from third-party code)."""
     temperature: NonNegativeFloat = 0.5
@@ -67,6 +69,27 @@ def history_prompt(items: Sequence[str]) -> str:
     if not items:
         raise ConfigError("the generative recommender needs a history of at least one item, got an empty one")
     return render("recommender/calrec", items=items)
+
+
+async def ask_about(items: Sequence[str], ask: Callable[[str], Awaitable[Answer]], *, inline: bool = False) -> Answer:
+    """Ask with the newest items whose prompt fits the model's context; whole oldest items are dropped, as in training.
+
+    Args:
+        items: texts of a history, oldest first.
+        ask: sends a prompt.
+        inline: the prompt ends behind the cue, on its line.
+
+    Raises:
+        PromptTooLong: not even the last item fits.
+    """
+    for start in range(len(items)):
+        prompt = history_prompt(items[start:])
+        try:
+            return await ask(prompt.rstrip("\n") if inline else prompt)
+        except PromptTooLong:
+            if start + 1 == len(items):
+                raise
+    raise ConfigError("the generative recommender needs a history of at least one item, got an empty one")
 
 
 class CalrecRecommender:
@@ -123,10 +146,11 @@ class CalrecRecommender:
             stop=("\n",),
             seed=derive(seed, "calrec", *recent),
         )
-        prompt = history_prompt([self._flat[row] for row in recent])
-        if self.config.inline:
-            prompt = prompt.rstrip("\n")
-        return await self.lm.generate(prompt, sampling=sampling, adapter=self.adapter)
+
+        async def write(prompt: str) -> list[Completion]:
+            return await self.lm.generate(prompt, sampling=sampling, adapter=self.adapter)
+
+        return await ask_about([self._flat[row] for row in recent], write, inline=self.config.inline)
 
     def rank_completions(self, completions: Sequence[Completion]) -> npt.NDArray[np.float64]:
         """Quasi-round-robin scores over the catalogue, shape (n_items,); -inf where no completion shares a term."""

@@ -110,15 +110,21 @@ class TrieTitlesRecommender:
         table = require_fitted(self._table, self.name)
         scores = np.full((len(histories), table.n_items), -np.inf)
         asked = [number for number, history in enumerate(histories) if len(history)]
-        prompts = [self._prompt(histories[number]) for number in asked]
+        prompts = [self._prompt(histories[number], table) for number in asked]
         with self.lm.opened(prompts, adapter=self.adapter) as opened:
             search = self._exact if self.config.search == "exact" else self._beam
             scores[asked] = search(opened, table, [histories[number] for number in asked])
         return scores
 
-    def _prompt(self, history: IntArray) -> str:
-        prompt = history_prompt([self._flat[int(row)] for row in history[-self.config.history_items :]])
-        return prompt.rstrip("\n") if self.config.inline else prompt
+    def _prompt(self, history: IntArray, table: PrefixTable) -> str:
+        """About the newest items that leave room for the longest path; about the last one where none do."""
+        items = [self._flat[int(row)] for row in history[-self.config.history_items :]]
+        while True:
+            prompt = history_prompt(items)
+            prompt = prompt.rstrip("\n") if self.config.inline else prompt
+            if len(items) == 1 or self.lm.count_tokens(prompt) + table.depth - 1 <= self.lm.context:
+                return prompt
+            items = items[1:]
 
     def _beam(self, opened: OpenModel, table: PrefixTable, histories: Sequence[IntArray]) -> FloatArray:
         from llmrec.semid.beam import BeamSettings, beam_search

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from llmrec.errors import ConfigError, ModelError
+from llmrec.errors import ConfigError, PromptTooLong
 from llmrec.lm.branches import Layout, best_layout, read_prompts
 from llmrec.semid.device_table import DeviceTable
 from llmrec.semid.filters import ALL_ITEMS, FilterBatch, ItemFilter
@@ -109,7 +109,7 @@ def beam_search(
 
     Raises:
         ConfigError: settings, filters or prompts that cannot work.
-        ModelError: a prompt with its path does not fit the model's context.
+        PromptTooLong: a prompt with its path does not fit the model's context.
     """
     on_device = table if isinstance(table, DeviceTable) else DeviceTable(table, model.device)
     filters = [ALL_ITEMS] * len(prompts) if filters is None else filters
@@ -173,7 +173,7 @@ def _check(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(map(len, prompts), default=0) + table.depth - 1
     if context is not None and longest > context:
-        raise ModelError(
+        raise PromptTooLong(
             f"the longest prompt with a path has {longest} tokens, the model's context is {context}: shorten it"
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from llmrec.errors import ConfigError, ModelError, UnsupportedError
+from llmrec.errors import ConfigError, PromptTooLong, UnsupportedError
 from llmrec.lm.protocol import Completion, Constraint, LanguageModel, Message, Sampling, Verb
 from llmrec.lm.toolcalls import tool_grammar
 
@@ -143,7 +143,7 @@ class LanguageModelContract:
         if context is None:
             pytest.skip("the engine does not tell its context")
         long = "x y z " * context
-        with pytest.raises(ModelError, match="context"):
+        with pytest.raises(PromptTooLong, match="context"):
             asyncio.run(lm.generate(long, sampling=Sampling(max_tokens=2)))
         assert len(asyncio.run(lm.generate(PROMPT, sampling=Sampling(max_tokens=2)))) == 1
 

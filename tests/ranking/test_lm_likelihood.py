@@ -136,18 +136,36 @@ async def test_unscored_others_and_empty_histories(lm: LocalLM, data: Dataset, s
     assert np.argsort(-kept[0]).tolist() == list(range(len(FILMS)))
 
 
-async def test_a_failure_is_a_recorded_row_of_nan(data: Dataset, split: Split) -> None:
-    """A context of 160 tokens holds one item of history but not six: that user is a miss, with the reason."""
-    short = ranker(tiny(max_position_embeddings=160), data, split)
-    histories = [np.array([13]), np.array([8, 8, 8, 8, 8, 8])]
-    scores = await short.score(histories, users=[7, 8])
+async def test_a_failure_is_a_recorded_row_of_nan(lm: LocalLM, data: Dataset, split: Split) -> None:
+    """A context that holds the shortest text of history but not another's: that user is a miss, with the reason."""
+    lengths = [lm.count_tokens(history_prompt([data.catalogue.flat(row)])) for row in range(len(FILMS))]
+    short_row, long_row = int(np.argmin(lengths)), int(np.argmax(lengths))
+    asked = next(row for row in range(len(FILMS)) if row not in (short_row, long_row))
+    context = lengths[short_row] + lm.count_tokens(title_text(data.catalogue, asked))
+    first = Fixed([float(row == asked) for row in range(len(FILMS))])
+    short = ranker(tiny(max_position_embeddings=context), data, split, first, candidates=1)
+    scores = await short.score([np.array([short_row]), np.array([long_row])], users=[7, 8])
     assert np.isfinite(scores[0]).all()
     assert np.isnan(scores[1]).all()
     assert [failure.user for failure in short.failures] == [8]
-    assert "context is 160" in short.failures[0].reason
-    assert "1 histories failed" in short.describe()
+    assert f"context is {context}" in short.failures[0].reason
+    assert f"1 histories failed, one because {short.failures[0].reason}" in short.describe()
     short.fit(data, split)
     assert not short.failures
+
+
+async def test_whole_oldest_items_are_dropped_until_the_prompt_fits(lm: LocalLM, data: Dataset, split: Split) -> None:
+    """A context of 160 tokens holds a few of six items; the answer is that of exactly these."""
+    short, history = tiny(max_position_embeddings=160), np.array([8, 13, 5, 4, 3, 13])
+    (scores,) = await ranker(short, data, split).score([history])
+    fitting = [
+        rows
+        for n in range(1, len(history) + 1)
+        if np.isfinite(rows := (await ranker(lm, data, split, history_items=n).score([history]))[0]).all()
+        and np.allclose(rows, scores, atol=1e-3)
+    ]
+    assert len(fitting) == 1
+    assert not np.allclose(scores, (await ranker(lm, data, split).score([history]))[0], atol=1e-3)
 
 
 async def test_failures_are_misses_of_the_evaluation(data: Dataset, split: Split) -> None:

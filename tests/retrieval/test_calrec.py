@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from llmrec.data.catalogue import Catalogue
 from llmrec.data.spec import load
-from llmrec.errors import ConfigError
-from llmrec.lm.protocol import Completion
+from llmrec.errors import ConfigError, PromptTooLong
+from llmrec.lm.protocol import Completion, Sampling
 from llmrec.lm.scripted import ScriptedLM
-from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender, history_prompt
+from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender, ask_about, history_prompt
 
 
 def _completion(text: str, logprob: float) -> Completion:
@@ -59,6 +61,27 @@ async def test_prompt_keeps_whole_newest_items(films: Catalogue) -> None:
     assert lm.calls[0].prompt == history_prompt([films.flat(2), films.flat(3)])
     assert scores.shape == (1, len(films))
     assert int(np.argmax(scores[0])) == 7
+
+
+async def test_whole_oldest_items_are_dropped_until_the_prompt_fits(films: Catalogue) -> None:
+    """As training does with rows that are too long."""
+
+    class Narrow(ScriptedLM):
+        async def generate(self, prompt: Any, **asked: Any) -> list[Completion]:
+            if len(prompt) > 400:
+                raise PromptTooLong(f"the prompt has {len(prompt)} characters, the model's context is 400: shorten it")
+            return await super().generate(prompt, **asked)
+
+    lm = Narrow([films.flat(7)] * 3)
+    recommender = CalrecRecommender(lm, adapter=None, config=CalrecConfig(samples=3))
+    recommender.index_catalogue(films)
+    history = list(range(20, 30))
+    (scores,) = await recommender.score([np.array(history)])
+    prompts = [history_prompt([films.flat(row) for row in history[start:]]) for start in range(10)]
+    assert lm.calls[0].prompt == next(prompt for prompt in prompts if len(prompt) <= 400)
+    assert int(np.argmax(scores)) == 7
+    with pytest.raises(PromptTooLong):
+        await ask_about(["x" * 500], lambda prompt: lm.generate(prompt, sampling=Sampling(n=3)))
 
 
 async def test_empty_history_ranks_nothing(indexed: CalrecRecommender) -> None:

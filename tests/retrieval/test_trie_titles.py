@@ -70,6 +70,26 @@ async def test_both_searches_give_the_models_probability_of_each_text(
         assert np.isneginf(scores[1]).all(), "an empty history cannot be prompted"
 
 
+async def test_whole_oldest_items_are_dropped_until_prompt_and_path_fit(catalogue: Catalogue) -> None:
+    """The tree holds the longest text behind the prompt; less than the whole history is read, and as much as fits."""
+    tokenizer, history = make_tokenizer(), np.array([2, 3, 4, 5, 6, 7, 8, 9, 0, 1])
+    long, short = (
+        _recommender(
+            LocalLM(make_model(tokenizer, max_position_embeddings=context), tokenizer, name="tiny"),
+            catalogue,
+            exclude_history=False,
+            beams=10,
+        )
+        for context in (1024, 160)
+    )
+    (scores,) = await short.score([history])
+    same = [
+        n for n in range(1, len(history) + 1) if np.allclose((await long.score([history[-n:]]))[0], scores, atol=1e-3)
+    ]
+    assert len(same) == 1
+    assert 1 < same[0] < len(history)
+
+
 async def test_the_history_is_never_written(lm: LocalLM, catalogue: Catalogue) -> None:
     expected = await _plain(lm, catalogue, None, False)
     for search in ("beam", "exact"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.errors import ConfigError, ModelError, UnsupportedError
+from llmrec.errors import ConfigError, ModelError, PromptTooLong, UnsupportedError
 from llmrec.lm.endpoint import faults, wire
 from llmrec.lm.endpoint.budget import Usage
 from llmrec.lm.endpoint.client import Client
@@ -113,7 +113,7 @@ class EndpointLM:
             seed = derive(sampling.seed, index)
             try:
                 answer = await self._ask(path, body, sampling, seed, constraint)
-            except faults.PromptTooLong:
+            except PromptTooLong:
                 shorter = await self._that_fits(sampling, prompt, tools)
                 if shorter is None:
                     raise
@@ -262,7 +262,7 @@ class EndpointLM:
                 async for chunk in once:
                     yield chunk
             return
-        except faults.PromptTooLong:  # a status of the answer, so that nothing has come yet
+        except PromptTooLong:  # a status of the answer, so that nothing has come yet
             shorter = await self._that_fits(sampling, prompt, tools)
             if shorter is None:
                 raise

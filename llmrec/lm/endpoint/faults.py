@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import openai
 
-from llmrec.errors import ConfigError, LlmrecError, ModelError, ServerDownError, UnsupportedError
+from llmrec.errors import ConfigError, LlmrecError, ModelError, PromptTooLong, ServerDownError, UnsupportedError
 from llmrec.lm.endpoint.settings import EndpointSettings
 
 _UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout)
@@ -21,10 +21,6 @@ _OVERFLOW = re.compile(
     r"context[ _](length|size|window)|maximum context|prompt is too long|longer than the maximum model",
     re.IGNORECASE,
 )
-
-
-class PromptTooLong(ModelError):
-    """The prompt does not fit the context (with the numbers, where the server gives them)."""
 
 
 class Refused(ModelError):
