@@ -219,6 +219,11 @@ def predictors(
 ) -> list[tuple[str, Predictor]]:
     """The predictor that labelled the pairs, and one that did not: a gain that vanishes with it is the first one's."""
     found = [("the predictor of the alignment", start.get("predictor"))]
+    if second and recipe.predictor.adapter != "start":
+        raise ConfigError(
+            "--second-predictor trains one from another seed, which needs predictor.adapter=start; got "
+            f"{recipe.predictor.adapter!r}"
+        )
     if second:
         again = recipe.model_copy(update={"seed": recipe.seed + 1, "writers": (WriterSettings(name="none"),)})
         hardware = training_hardware()

@@ -23,6 +23,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.data.turns import RecommendationTurn
+from llmrec.lm.adapters import content_hash
 from llmrec.lm.loading import load_backbone
 from llmrec.lm.protocol import LanguageModel
 from llmrec.metrics.bootstrap import bootstrap_mean
@@ -175,7 +176,9 @@ def main() -> None:
     given = _arguments()
     adapters = dict(_adapters(given.decoupled)) | dict(_adapters(given.joint))
     lm = load_backbone(given.backbone, adapters=adapters)
-    state = State(given.state, f"{lm.name} {given.dataset} {given.turns} {given.human_turns} {given.seed}")
+    trained = " ".join(f"{name}:{content_hash(folder)}" for name, folder in sorted(adapters.items()))
+    key = f"{lm.name} {trained} {given.dataset} {given.turns} {given.human_turns} {given.redial} {given.seed}"
+    state = State(given.state, key)
     chosen = [one for one in settings(adapters, given.constraints) if not given.only or given.only in one.name]
     dataset = load(given.dataset, seed=given.seed)
     split = leave_one_out(dataset.interactions)

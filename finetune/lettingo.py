@@ -73,6 +73,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
 
     first = policy_folder = start.get("writer")
     rows: list[dict[str, float]] = []
+    best: float | None = None
     n_longer = n_tokens = 0
     checks = Checks()
     stages = stages_of(recipe, train)
@@ -85,6 +86,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         n_longer += encoded[0].n_longer
         n_tokens += sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in encoded[0].rows)
         folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=f"{number} of {len(stages)}")
+        first_step = int(rows[-1]["step"]) if rows else 0
         curve = finished_stage(folder)
         if curve is None:
             data = StageData(encoded[0].rows, encoded[1].rows)
@@ -92,9 +94,10 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
             trainer = make_dpo_trainer(policy, data, recipe, folder, hardware, title=title)
             if number > 1 and recipe.curriculum_settings.reference == "start":
                 set_reference(trainer.model, first)
-            first_step = int(rows[-1]["step"]) if rows else 0
             curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=first_step, checks=checks)
         rows += curve
+        tuned = [row for row in curve if row["step"] > first_step]  # at the first step it is the reference yet
+        best = first_and_best(tuned)["best_validation_loss"]
         policy_folder = folder / POLICY
 
     facts: dict[str, Any] = {
@@ -104,7 +107,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         "n_validation": len(watched),
         "n_longer": n_longer,
         "n_supervised": n_tokens,
-        "best": first_and_best(rows)["best_validation_loss"],
+        "best": best,
         "exploration": found._asdict(),
         "checks": checks.record,
         "n_users": {name: len(getattr(groups, name)) for name in groups._fields},

@@ -24,7 +24,7 @@ from llmrec.semid.base import default_levels
 from llmrec.semid.codes import SemanticIds
 from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
-from llmrec.training.backbone import load_for_training, training_hardware
+from llmrec.training.backbone import backbone_folder, load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
@@ -53,13 +53,16 @@ def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def run(recipe: SemanticRecipe) -> dict[str, Any]:
     """Ids, backbone, data, trainer, adapter, card and curve, in that order."""
+    from accelerate import PartialState
+
     output = Path(recipe.output)
     started = time.monotonic()
     dataset = load(recipe.dataset, seed=recipe.seed)
     split = leave_one_out(dataset.interactions)
-    backbone = prepare_backbone(recipe, dataset, split, output / "backbone")
-    ids = SemanticIds.load(backbone / IDS_FOLDER, dataset.catalogue)
     hardware = training_hardware()
+    with PartialState(cpu=hardware.device == "cpu").main_process_first():  # the others find what the first one made
+        backbone = prepare_backbone(recipe, dataset, split, output / "backbone")
+    ids = SemanticIds.load(backbone / IDS_FOLDER, dataset.catalogue)
     base = load_for_training(recipe.model_copy(update={"backbone": str(backbone)}), hardware)
     data = build_data(IdMaterial(dataset, split, ids, recipe.history_items), recipe, base.tokenizer)
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
@@ -98,7 +101,7 @@ def prepare_backbone(recipe: SemanticRecipe, dataset: Dataset, split: Split, fol
     Raises:
         ConfigError: the folder holds a backbone that was made from something else.
     """
-    source = Path(recipe.backbone).expanduser()
+    source = backbone_folder(recipe.backbone)
     made_from = {
         "backbone": content_hash(source),
         "dataset": dataset.content_hash,

@@ -26,7 +26,8 @@ from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
 from llmrec.training.sft import SftData, as_columns, curve, first_and_best, make_trainer
-from llmrec.training.user.decisions import calibrate
+from llmrec.training.user.calibration import FILE, PLOT
+from llmrec.training.user.decisions import calibrate, validation_halves
 from llmrec.training.user.logs import build_user_data
 from llmrec.training.user.recipe import UserRecipe
 
@@ -48,6 +49,9 @@ def run(recipe: UserRecipe) -> dict[str, Any]:
     base = load_for_training(recipe, hardware)
     data = build_user_data(dataset, split, recipe, base.tokenizer)
     validation = [one for examples in data.validation.values() for one in examples]
+    calibrated = bool(recipe.calibration_users and validation)
+    if calibrated:
+        validation_halves(dataset, split, recipe)  # refuses too few users now, not after the training
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
     watched = SftData(data.train, validation, data.n_longer)
     trainer = make_trainer(base.model, base.tokenizer, watched, recipe, checkpoints, hardware)
@@ -78,7 +82,9 @@ def run(recipe: UserRecipe) -> dict[str, Any]:
         "held_out_loss": held_out,
         "checks": checks.record,
     }
-    if recipe.calibration_users and validation:
+    for name in (FILE, PLOT):  # of an earlier run
+        (output / name).unlink(missing_ok=True)
+    if calibrated:
         del trainer, base, watched  # a large backbone fits once
         engine = load_backbone(recipe.backbone, adapters={recipe.role: output}, device=hardware.device)
         facts["decisions"] = calibrate(engine, dataset, split, recipe)

@@ -37,6 +37,28 @@ def load_for_training(recipe: Recipe, hardware: Hardware) -> Loaded:
     return _load_four_bits(recipe, hardware)
 
 
+def backbone_folder(spec: str) -> Path:
+    """The folder of a backbone: the one that is named, or the files of a hub id, downloaded where they are not yet.
+
+    Raises:
+        ModelNotFoundError: there is neither.
+    """
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    folder = Path(spec).expanduser()
+    if folder.exists() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        return folder
+    try:
+        return Path(snapshot_download(spec))
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"there is no folder {spec!r}, and no such model could be had from the Hugging Face hub: "
+            f"{first_line(error)}"
+        ) from error
+
+
 def check_four_bits(hardware: Hardware) -> None:
     """Refuse what cannot quantise, before anything is loaded."""
     if not hardware.device.startswith("cuda"):

@@ -9,11 +9,11 @@ from llmrec.errors import StorageError
 
 FOLDER = "file:"
 """Prefix of a folder as target."""
-_LEFT_OUT = ("checkpoints", "logs")  # they serve this machine alone
+_LEFT_OUT = ("checkpoints", "logs", "work")  # they serve this machine alone; work holds what was written about users
 
 
 def push(folder: Path, target: str) -> str:
-    """Copy an adapter folder, without checkpoints and logs.
+    """Copy an adapter folder, without checkpoints, logs and the work of an exploration.
 
     Args:
         folder: what a recipe wrote.
@@ -41,6 +41,7 @@ def _copy(folder: Path, target: Path) -> str:
 
 
 def _upload(folder: Path, target: str) -> str:
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -48,9 +49,9 @@ def _upload(folder: Path, target: str) -> str:
     try:
         hub.create_repo(target, exist_ok=True, private=True)
         hub.upload_folder(repo_id=target, folder_path=folder, ignore_patterns=[f"{name}/*" for name in _LEFT_OUT])
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         raise StorageError(
-            f"the hub did not take {target!r}: {error}; {_kept(folder)}, log in and push again"
+            f"the hub did not take {target!r}: {error}; {_kept(folder)}: log in, then run hf upload {target} {folder}"
         ) from error
     return target
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.training.callbacks import Progress
+from llmrec.training.run_folder import last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,6 @@ def run_trainer(
     """
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     steps = len(blocks) // blocks_per_step
     arguments = TrainingArguments(
@@ -82,14 +82,13 @@ def run_trainer(
         callbacks=[Progress(title, tokens_per_step=blocks_per_step * blocks.shape[1])],
     )
     trainer.pop_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder)) if folder.exists() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     return learning_curve(trainer.state.log_history, tokens_per_step=blocks_per_step * blocks.shape[1])
 
 
 def compile_layers(model: Any) -> None:
     """Compile each decoder layer in place: one small graph serves all layers, where the whole model takes minutes."""
-    for layer in model.get_decoder().layers:
+    for layer in getattr(model.get_decoder(), "layers", ()):  # GPT-2 calls them otherwise: it runs as it is
         layer.compile()
 
 

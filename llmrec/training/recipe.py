@@ -17,11 +17,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 
 from llmrec.assets import asset
 from llmrec.errors import ConfigError
 
+ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""As the store of adapters takes them (`llmrec.lm.adapters`)."""
 PUSH_TARGET = r"^(file:.+|[\w.-]+/[\w.-]+)$"
 """A hub id, or a folder behind "file:"."""
 LearningRateSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -47,7 +50,7 @@ class Recipe(BaseModel):
 
     script: str
     """Script of finetune/ that runs it."""
-    role: str
+    role: str = Field(pattern=ADAPTER_NAME)
     """Name of the adapter: recommender, user, agent, ..."""
     dataset: str
     """Dataset spec, such as films or movielens:PATH."""
@@ -75,18 +78,25 @@ class Recipe(BaseModel):
     """4bit: the frozen backbone in four bits (QLoRA, Dettmers et al., 2023); needs CUDA and bitsandbytes."""
     push_to: str | None = Field(default=None, pattern=PUSH_TARGET)
     """Where the finished adapter is copied to: a hub id (NAME/REPOSITORY), or file:FOLDER."""
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("backbone", "output")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        """A path may begin with "~"; a hub id never does."""
+        return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
 class MixRecipe(Recipe):
     """Training on a mix of kinds of examples."""
 
-    data: dict[str, float]
+    data: dict[str, NonNegativeFloat]
     """Kinds of training examples (llmrec.training.corpus) and the share of examples of each."""
     examples: PositiveInt = 2000
     """Training examples."""
     validation_examples: NonNegativeInt = 100
-    """Examples of the same kinds, from users that no training example is from, whose loss is watched."""
+    """Examples of the same kinds, from users that no training example is from, whose loss is watched. Kinds that do not
+    come from users (facts, dialogues) may give some of them to both."""
 
 
 class SftRecipe(MixRecipe):
@@ -144,7 +154,7 @@ def find_recipe(name: Path) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a shipped recipe.
     """
-    if name.exists():
+    if name.is_file():  # a folder "user" does not hide the shipped recipe
         return name
     shipped = {path.stem: path for path in asset("finetune").glob("*.yaml")}
     if str(name) in shipped:

@@ -46,10 +46,21 @@ def checkpoint_folder(recipe: Recipe, base: str, dataset_hash: str, *, stage: st
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in a folder of `checkpoint_folder`, as `Trainer.train` takes it; None without one."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """The newest whole checkpoint in a folder of `checkpoint_folder`, as `Trainer.train` takes it; None without one.
 
-    return get_last_checkpoint(str(folder)) if folder.exists() else None
+    A run that was killed while it wrote one leaves it without its state, which transformers writes last.
+    """
+    found = {path: path.name.rpartition("-")[2] for path in folder.glob("checkpoint-*")}
+    whole = [path for path, step in found.items() if step.isdecimal() and _has_state(path)]
+    return str(max(whole, key=lambda path: int(found[path]))) if whole else None
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_outcome(
@@ -96,4 +107,6 @@ def without_paths(recipe: R) -> R:
         "output": Path(recipe.output).name,
         "push_to": None if (recipe.push_to or "").startswith("file:") else recipe.push_to,
     }
+    if getattr(recipe, "talks", None):
+        changed["talks"] = Path(recipe.talks).name  # type: ignore[attr-defined]  # of the user's recipe
     return recipe.model_copy(update=changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from llmrec.training.calrec.data import CalrecCollator, Domain, Form, Row
 from llmrec.training.calrec.domain import domain_rank, save_sum, with_shared_inside
 from llmrec.training.calrec.recipe import CalrecRecipe, ValidationSettings
 from llmrec.training.calrec.stages import check_prompts, load_tunable
-from llmrec.training.calrec.trainer import CalrecTrainer, curve, validation_of
+from llmrec.training.calrec.trainer import CalrecTrainer, curve, padding_token, validation_of
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.examples import IGNORED
 from llmrec.training.recipe import load_recipe_of
@@ -400,3 +401,9 @@ def test_prompts_that_serving_does_not_ask_with_are_refused(
 def test_overrides_reach_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe_of(CalrecRecipe, RECIPE, _overrides(tmp_path, tmp_path / "out", micro_batch=4))
     assert (recipe.micro_batch, recipe.validation.users, recipe.examples) == (4, 4, 16)
+
+
+@pytest.mark.parametrize(("pad", "wanted"), [(3, 3), (0, 0), (None, 2)])
+def test_a_tokenizer_without_padding_is_padded_with_its_end(pad: int | None, wanted: int) -> None:
+    """As those of Llama and Mistral; padded places are masked and carry no loss."""
+    assert padding_token(SimpleNamespace(pad_token_id=pad, eos_token_id=2)) == wanted

@@ -22,11 +22,12 @@ from llmrec.lm.hardware import Hardware
 from llmrec.roles.user import decision_prompt
 from llmrec.training.checks.frozen import check_frozen, frozen_digest
 from llmrec.training.checks.gradient import check_gradients, check_saved_rows, check_token_rows
-from llmrec.training.checks.loss import check_labels, check_padding
+from llmrec.training.checks.loss import COARSE, EXACT, check_labels, check_packing, check_padding
 from llmrec.training.checks.suite import Checks, batch_loss
 from llmrec.training.checks.templates import SERVED, check_templates
 from llmrec.training.corpus import BUILDERS, Material
 from llmrec.training.examples import Segment
+from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.recipe import SftRecipe, load_recipe_of
 from llmrec.training.sft import SftData, build_data, make_trainer
 
@@ -220,6 +221,22 @@ def _rows(trainer: Any) -> list[dict[str, Any]]:
     return [rows[0], rows[-1]]
 
 
+def test_a_first_token_that_is_to_be_learnt_is_no_padding(trainer: Any) -> None:
+    """Nothing comes before it: on the right it is never predicted, on the left it would be, from padding."""
+
+    def collate(rows: Sequence[Any]) -> Any:
+        batch = trainer.data_collator(list(rows))
+        batch["labels"][:, 0] = batch["input_ids"][:, 0]
+        return batch
+
+    assert check_padding(trainer.model, collate, _rows(trainer))["difference"] <= EXACT
+
+
+def test_weights_in_four_bits_are_multiplied_in_half_precision(trainer: Any) -> None:
+    trainer.model.is_loaded_in_4bit = True
+    assert check_padding(trainer.model, trainer.data_collator, _rows(trainer))["allowed"] == COARSE
+
+
 def test_padding_that_is_attended_to(trainer: Any) -> None:
     def collate(rows: Sequence[Any]) -> Any:
         batch = trainer.data_collator(list(rows))
@@ -236,6 +253,30 @@ def test_padding_that_carries_loss(trainer: Any) -> None:
 
     with pytest.raises(ModelError, match="label -100"):
         check_padding(trainer.model, collate, _rows(trainer))
+
+
+@pytest.fixture
+def packed(data: SftData, mini_folder: Path, tmp_path: Path) -> Any:
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["examples=24", "validation_examples=8", "max_tokens=1024"])
+    tokenizer, model = AutoTokenizer.from_pretrained(mini_folder), AutoModelForCausalLM.from_pretrained(mini_folder)
+    return make_packed_trainer(model, tokenizer, data, recipe, tmp_path / "packed", CPU)
+
+
+def test_examples_side_by_side_are_kept_apart(packed: Any) -> None:
+    row = packed.train_dataset[0]
+    assert sum(position == 0 for position in row["position_ids"]) >= 3
+    assert check_packing(packed.model, packed.data_collator, row)["difference"] <= EXACT
+
+
+def test_a_model_that_reads_over_the_border_of_an_example(packed: Any) -> None:
+    """Without position ids a row is one text to the model."""
+
+    def collate(rows: Sequence[Any]) -> Any:
+        batch = packed.data_collator(list(rows))
+        return {name: value for name, value in batch.items() if name != "position_ids"}
+
+    with pytest.raises(ModelError, match="do not keep packed examples apart"):
+        check_packing(packed.model, collate, packed.train_dataset[0])
 
 
 def test_a_model_that_was_driven_away_from_its_labels(trainer: Any, mini_folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from llmrec.lm.hardware import Hardware
 from llmrec.training.backbone import check_four_bits, load_for_training
 from llmrec.training.hub import push
 from llmrec.training.recipe import SftRecipe, load_recipe_of
-from llmrec.training.run_folder import checkpoint_folder, without_paths
+from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, without_paths
 
 RECIPE = asset("finetune/recommender.yaml")
 
@@ -29,6 +31,7 @@ def test_a_folder_gets_what_others_can_use(tmp_path: Path) -> None:
         "README.md",
         "logs/events",
         "checkpoints/x/state",
+        "work/profiles.jsonl",
         "backbone/config.json",
     ):
         (adapter / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,31 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         push(tmp_path / "adapter", f"file:{tmp_path / 'file' / 'inside'}")
     with pytest.raises(StorageError, match="into itself"):
         push(tmp_path / "adapter", f"file:{tmp_path / 'adapter' / 'copy'}")
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter is there, and the line says how to send it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(StorageError, match=f"no route.*run hf upload me/mine {tmp_path}"):
+        push(tmp_path, "me/mine")
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 6'])
+def test_a_checkpoint_that_was_never_finished_is_not_taken_up(tmp_path: Path, state: str | None) -> None:
+    for step in (4, 12, 6, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}", encoding="utf-8")
+    written = tmp_path / "checkpoint-20" / "trainer_state.json"
+    if state is None:
+        written.unlink()
+    else:
+        written.write_text(state, encoding="utf-8")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+    assert last_checkpoint(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("target", ["nothing", "a/b/c", "https://hub/x", "file:"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,9 +44,13 @@ def zygote(films: Dataset) -> Any:
     process.wait(timeout=60)
 
 
-def _start(zygote: subprocess.Popen[str], backbone: Path, output: Path) -> int:
+def _start(zygote: subprocess.Popen[str], backbone: Path, output: Path, epochs: int) -> int:
     settings = {"backbone": backbone, "output": output, "examples": 32, "validation_examples": 8, "evaluations": 4}
-    further = {"batch_size": 8, "lora.dropout": 0.1}  # dropout: the random generators have to come back too
+    further = {
+        "batch_size": 8,
+        "epochs": epochs,
+        "lora.dropout": 0.1,  # the random generators have to come back too
+    }
     assert zygote.stdin is not None
     zygote.stdin.write(json.dumps([f"{key}={value}" for key, value in {**settings, **further}.items()]) + "\n")
     zygote.stdin.flush()
@@ -57,23 +62,31 @@ def _line(zygote: subprocess.Popen[str]) -> str:
     return zygote.stdout.readline().strip()
 
 
-def _whole_checkpoints(folder: Path) -> int:
-    return len(list(folder.glob("checkpoints/*/checkpoint-*/trainer_state.json")))
+def _newest_checkpoint(folder: Path) -> int:
+    states = folder.glob("checkpoints/*/checkpoint-*/trainer_state.json")
+    return max((int(state.parent.name.rpartition("-")[2]) for state in states), default=0)
 
 
-def test_killed_and_started_again(zygote: subprocess.Popen[str], mini_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("epochs", "killed_after"), [(1, 2), (2, 6)])
+def test_killed_and_started_again(
+    zygote: subprocess.Popen[str], mini_folder: Path, tmp_path: Path, epochs: int, killed_after: int
+) -> None:
+    """Four steps are an epoch; the second run is killed in the middle of one, while it writes a checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    _start(zygote, mini_folder, whole)
+    _start(zygote, mini_folder, whole, epochs)
     assert _line(zygote) == "ended 0"
-    process = _start(zygote, mini_folder, broken)
+    process = _start(zygote, mini_folder, broken, epochs)
     deadline = time.monotonic() + 120
-    while _whole_checkpoints(broken) < 2 and time.monotonic() < deadline:
+    while _newest_checkpoint(broken) < killed_after and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process, signal.SIGKILL)
     assert _line(zygote) == f"ended {-signal.SIGKILL}"
     assert not (broken / "training.json").exists()
     assert not (broken / "adapter_model.safetensors").exists()
-    _start(zygote, mini_folder, broken)
+    (checkpoint,) = broken.glob(f"checkpoints/*/checkpoint-{killed_after}")
+    shutil.copytree(checkpoint, half := checkpoint.with_name("checkpoint-7"), dirs_exist_ok=True)
+    (half / "trainer_state.json").write_text("{", encoding="utf-8")
+    _start(zygote, mini_folder, broken, epochs)
     assert _line(zygote) == "ended 0"
     wanted, found = (json.loads((one / "training.json").read_text(encoding="utf-8")) for one in (whole, broken))
     assert found["best"] == pytest.approx(wanted["best"], abs=_TOLERANCE)

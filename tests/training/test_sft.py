@@ -161,6 +161,9 @@ def test_shipped_recipes_are_valid_and_found_by_name() -> None:
         ("examples", "key=value"),
         ("role.name=x", "not a group"),
         ("data={a: [}", "not YAML"),
+        ("data={next_items: 1.5, facts: -0.5}", "data.facts"),
+        ("role=my user", "role"),
+        ("seed=4294967296", "seed"),
     ],
 )
 def test_wrong_settings_are_named(override: str, said: str) -> None:
@@ -171,6 +174,18 @@ def test_wrong_settings_are_named(override: str, said: str) -> None:
 def test_all_faults_come_at_once() -> None:
     with pytest.raises(ConfigError, match=r"epochs.*batch_size|batch_size.*epochs"):
         load_recipe_of(SftRecipe, RECIPE, ["epochs=0", "batch_size=-1"])
+
+
+def test_a_folder_does_not_hide_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("user").mkdir()
+    assert find_recipe(Path("user")) == asset("finetune/user.yaml")
+
+
+def test_folders_may_begin_with_the_home_folder() -> None:
+    recipe = load_recipe_of(SftRecipe, RECIPE, ["backbone=~/nano", "output=~/adapter"])
+    assert recipe.backbone == str(Path.home() / "nano")
+    assert recipe.output == str(Path.home() / "adapter")
 
 
 def test_unknown_recipe() -> None:

@@ -142,6 +142,8 @@ def test_golden_turns_of_a_dialogue() -> None:
     assert first.reply == "I loved New Tale (2001) <|im_end|>"
     assert not first.last
     assert turns({**DIALOGUE, "initiator_answers": []}) == []
+    silent = [message for message in DIALOGUE["messages"] if message["sender"] != DIALOGUE["initiator"]]
+    assert [turn.reply for turn in turns({**DIALOGUE, "messages": silent})] == [""]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,16 @@ def test_calibration_asks_users_whom_training_never_saw(films: Dataset, films_sp
         assert one.cut < len(ever) - 1 or one.item != test_items[one.user]
     with pytest.raises(DataError, match="calibration_users=0"):
         validation_halves(films, films_split, _recipe(calibration_users=3))
+
+
+def test_too_few_users_to_calibrate_on_are_refused_before_the_training(
+    mini_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_file(asset("finetune/user.py"), name="user_under_test")
+    monkeypatch.setattr(script, "make_trainer", lambda *_: pytest.fail("the training was begun"))
+    settings = {"backbone": mini_folder, "output": tmp_path / "user", "calibration_users": 3}
+    with pytest.raises(DataError, match="calibration_users=0"):
+        script.main(RECIPE, [*SMALL, *(f"{key}={value}" for key, value in settings.items())])
 
 
 def test_the_recipe_writes_a_calibrated_user(

@@ -124,6 +124,8 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             eval_dataset=[row._asdict() for row in self.eval_dataset],
             data_collator=lambda rows: collator.plain([Row(**row) for row in rows]),
             compute_loss_context_manager=self.compute_loss_context_manager,
+            is_fsdp_enabled=self.is_fsdp_enabled,
+            is_deepspeed_enabled=self.is_deepspeed_enabled,
         )
 
     def _note(self, losses: Losses) -> None:
@@ -184,11 +186,16 @@ def make_trainer(
         train_dataset=list(train),
         eval_dataset=list(validation),
         processing_class=tunable.tokenizer,
-        data_collator=CalrecCollator(tunable.tokenizer.pad_token_id, side=recipe.padding_side),
+        data_collator=CalrecCollator(padding_token(tunable.tokenizer), side=recipe.padding_side),
         callbacks=[Progress(title)],
     )
     trainer.pop_callback(PrinterCallback)
     return trainer
+
+
+def padding_token(tokenizer: Any) -> int:
+    """A token for places that are masked and carry no loss; Llama and Mistral name none."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

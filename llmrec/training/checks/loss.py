@@ -39,7 +39,7 @@ def check_padding(model: Any, collate: Collate, rows: Sequence[Mapping[str, Any]
     import torch
 
     lengths = [len(row["input_ids"]) for row in rows]
-    allowed = EXACT if next(model.parameters()).dtype == torch.float32 else COARSE
+    allowed = EXACT if _exact(model) else COARSE
     with untouched(model), torch.inference_mode():
         model.eval()
         right = _on_device(model, collate(rows))
@@ -55,6 +55,69 @@ def check_padding(model: Any, collate: Collate, rows: Sequence[Mapping[str, Any]
             f"label {IGNORED} and attention mask 0: mend the data collator"
         )
     return {"difference": difference, "allowed": allowed, "padding_tokens": n_padding}
+
+
+def check_packing(model: Any, collate: Collate, row: Mapping[str, Any]) -> dict[str, Any]:
+    """An example has the same loss behind another one in a packed row as at the beginning of a row.
+
+    Args:
+        model: causal language model.
+        collate: of the trainer.
+        row: examples side by side, each with position_ids from 0 (`llmrec.training.packed_examples`).
+
+    Returns:
+        The relative difference, and what was allowed.
+
+    Raises:
+        ModelError: the losses differ: this model reads over the borders of packed examples.
+    """
+    import torch
+
+    spans = [span for span in _examples(row["position_ids"]) if any(x != IGNORED for x in row["labels"][span])]
+    if len(spans) < 2:
+        return {"difference": None, "allowed": None}  # a row for each example: nothing comes before it
+    first, second = spans[0], spans[1]
+    length = len(row["input_ids"])
+    size = second.stop - second.start
+    packed = {name: [*row[name][first], *row[name][second]] for name in ("input_ids", "labels", "position_ids")}
+    packed["labels"][: first.stop - first.start] = [IGNORED] * (first.stop - first.start)
+    alone = {name: list(row[name][second]) for name in packed}
+    batch = _on_device(model, collate([_filled(packed, length), _filled(alone, length)]))
+    labels = batch.pop("labels")
+    with untouched(model), torch.inference_mode():
+        model.eval()
+        logits = model(**batch, use_cache=False).logits
+        behind, before = (float(_token_losses(logits[i : i + 1], labels[i : i + 1]).double().sum()) for i in (0, 1))
+    allowed = EXACT if _exact(model) else COARSE
+    difference = abs(behind - before) / max(abs(before), 1e-12)
+    if not difference <= allowed:
+        raise ModelError(
+            f"an example of {size} tokens has a loss of {behind:.6g} nats behind another in a packed row and "
+            f"{before:.6g} alone (relative difference {difference:.2g}, allowed {allowed:.0g}): models of type "
+            f"{model.config.model_type!r} do not keep packed examples apart; take another backbone for this recipe"
+        )
+    return {"difference": difference, "allowed": allowed}
+
+
+def _examples(positions: Sequence[int]) -> list[slice]:
+    """Places of each example of a packed row."""
+    starts = [place for place, position in enumerate(positions) if position == 0]
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(positions)], strict=True)]
+
+
+def _filled(row: Mapping[str, list[int]], length: int) -> dict[str, list[int]]:
+    """A row as long as the others of a training, so that a compiled model meets no new shape."""
+    free = length - len(row["input_ids"])
+    filler = {"input_ids": [row["input_ids"][-1]] * free, "labels": [IGNORED] * free, "position_ids": list(range(free))}
+    return {name: [*row[name], *filler[name]] for name in filler}
+
+
+def _exact(model: Any) -> bool:
+    """Whether products are in fp32: weights in four bits are multiplied in a half-precision type."""
+    import torch
+
+    in_half = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+    return next(model.parameters()).dtype == torch.float32 and not in_half
 
 
 def _on_device(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +140,8 @@ def _summed_loss(model: Any, batch: Mapping[str, torch.Tensor]) -> float:
     mask = batch["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
     logits = model(input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False).logits
-    losses = _token_losses(logits, batch["labels"])
-    return float(losses.double().sum())
+    labels = batch["labels"].masked_fill((positions == 0) & (mask == 1), IGNORED)  # the first token follows nothing
+    return float(_token_losses(logits, labels).double().sum())
 
 
 def _token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

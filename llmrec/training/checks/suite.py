@@ -22,7 +22,7 @@ import numpy as np
 
 from llmrec.training.checks.frozen import check_frozen, frozen_digest
 from llmrec.training.checks.gradient import check_gradients, check_saved_rows, check_token_rows
-from llmrec.training.checks.loss import check_labels, check_padding
+from llmrec.training.checks.loss import check_labels, check_packing, check_padding
 from llmrec.training.checks.templates import check_templates
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Checks:
             packed: rows hold whole examples side by side, without padding between them.
 
         Raises:
-            ModelError: gradients do not reach what is to be trained, or padding changes the loss.
+            ModelError: gradients do not reach what is to be trained, or padding or neighbours in a row change the loss.
         """
         model, rows = trainer.model, _some(trainer.train_dataset, _LOOKED_AT)
         first = rows[:_FEW]
@@ -77,7 +77,9 @@ class Checks:
         self.run("gradients", lambda: check_gradients(model, lambda: batch_loss(trainer, first)))
         if tokens:
             self.run("token_rows", lambda: check_token_rows(model, tokens, lambda: batch_loss(trainer, first)))
-        if not packed:
+        if packed:
+            self.run("packing", lambda: check_packing(model, trainer.data_collator, first[0]))
+        else:
             by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
             self.run("padding", lambda: check_padding(model, trainer.data_collator, [by_length[0], by_length[-1]]))
         self.run("frozen", lambda: self._remember(model))
@@ -125,10 +127,15 @@ class Checks:
         return {"digest": self._frozen or None}
 
     def _compare(self, trainer: Any) -> dict[str, Any]:
-        if getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False):
-            return {"digest": self._frozen, "compared": False}  # the weights are in pieces, in another number type
+        if in_pieces(trainer):
+            return {"digest": self._frozen, "compared": False}
         check_frozen(trainer.model, self._frozen)
         return {"digest": self._frozen, "compared": True}
+
+
+def in_pieces(trainer: Any) -> bool:
+    """Whether the weights are divided among processes, in another number type: no digest tells whether they moved."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def batch_loss(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from llmrec.lm.codec import TokenCodec
 from llmrec.training.backbone import load_for_training
 from llmrec.training.checks.frozen import check_frozen, frozen_digest
 from llmrec.training.checks.gradient import check_gradients
-from llmrec.training.checks.suite import Checks
+from llmrec.training.checks.suite import Checks, in_pieces
 from llmrec.training.lettingo.pairs import Pair
 from llmrec.training.lettingo.prompts import Prompt, Style
 from llmrec.training.run_folder import last_checkpoint
@@ -201,7 +201,7 @@ def train_stage(
     checks.run("gradients", lambda: check_gradients(model, lambda: trainer.probe(few)))
     digests = {adapter: frozen_digest(model, adapter) for adapter in fixed_parts(model)}
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    checks.run("frozen", lambda: _compare(model, digests))
+    checks.run("frozen", lambda: _compare(trainer, digests))
     rows = preference_curve(trainer.state.log_history, beta=beta, first_step=first_step)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -216,10 +216,12 @@ def fixed_parts(model: Any) -> tuple[str | None, ...]:
     return (None, REFERENCE) if REFERENCE in model.peft_config else (None,)
 
 
-def _compare(model: Any, digests: Mapping[str | None, str]) -> dict[str, Any]:
+def _compare(trainer: Any, digests: Mapping[str | None, str]) -> dict[str, Any]:
+    compared = not in_pieces(trainer)
     for adapter, before in digests.items():
-        check_frozen(model, before, adapter)
-    return {"digest": digests[None], "reference": digests.get(REFERENCE), "compared": True}
+        if compared:
+            check_frozen(trainer.model, before, adapter)
+    return {"digest": digests[None], "reference": digests.get(REFERENCE), "compared": compared}
 
 
 def finished_stage(folder: Path) -> list[dict[str, float]] | None:

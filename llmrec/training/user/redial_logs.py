@@ -82,7 +82,8 @@ def turns(dialogue: Mapping[str, Any]) -> list[Talk]:
         if offers:
             reply = next((later for later in of_seeker if later > place), None)
             text = "" if reply is None else _plain(str(messages[reply]["text"]), titles)
-            found.append(Talk(str(dialogue["dialogue_id"]), seeker, tuple(said), offers, text, reply == of_seeker[-1]))
+            last = bool(of_seeker) and reply == of_seeker[-1]
+            found.append(Talk(str(dialogue["dialogue_id"]), seeker, tuple(said), offers, text, last))
     return found
 
 
