@@ -23,6 +23,7 @@ from llmrec.roles.orchestrator import is_tool_adapter
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
+from llmrec.training.hub import push
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
@@ -48,7 +49,10 @@ def run(recipe: ToolsRecipe) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, tools in adapter_tools(recipe, turns).items():
         facts[name] = train(recipe, name, tools, turns, dataset)
-    if recipe.register_adapters and Path(recipe.backbone).is_dir() and all("best" in one for one in facts.values()):
+    written = all("best" in one for one in facts.values())  # by one process of several
+    if recipe.push_to is not None and written:
+        push(Path(recipe.output), recipe.push_to)
+    if recipe.register_adapters and Path(recipe.backbone).is_dir() and written:
         store = AdapterStore.load(Path(recipe.backbone))
         for name in [name for name in store if is_tool_adapter(name)]:  # of an earlier run, perhaps in the other mode
             store.remove(name)
@@ -77,7 +81,7 @@ def train(
 ) -> dict[str, Any]:
     """One adapter: the one of an earlier run where it is the same, else a new one."""
     started = time.monotonic()
-    stage = recipe.model_copy(update={"role": name, "output": str(Path(recipe.output) / name)})
+    stage = recipe.model_copy(update={"role": name, "output": str(Path(recipe.output) / name), "push_to": None})
     hardware = training_hardware()
     base = load_for_training(stage, hardware)  # anew for each: the one before has an adapter in it
     checkpoints = checkpoint_folder(stage, base.name, dataset.content_hash, stage=" ".join(tools or ()))

@@ -11,6 +11,8 @@ FOLDER = "file:"
 """Prefix of a folder as target."""
 _LEFT_OUT = ("checkpoints", "logs", "work")  # they serve this machine alone; work holds what was written about users
 
+_PATTERNS = [f"{start}{name}/*" for name in _LEFT_OUT for start in ("", "*/")]
+
 
 def push(folder: Path, target: str) -> str:
     """Copy an adapter folder, without checkpoints, logs and the work of an exploration.
@@ -48,7 +50,7 @@ def _upload(folder: Path, target: str) -> str:
     hub = HfApi()
     try:
         hub.create_repo(target, exist_ok=True, private=True)
-        hub.upload_folder(repo_id=target, folder_path=folder, ignore_patterns=[f"{name}/*" for name in _LEFT_OUT])
+        hub.upload_folder(repo_id=target, folder_path=folder, ignore_patterns=_PATTERNS)
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         raise StorageError(
             f"the hub did not take {target!r}: {error}; {_kept(folder)}: log in, then run hf upload {target} {folder}"

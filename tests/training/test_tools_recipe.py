@@ -50,7 +50,8 @@ def trained(mini_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         facts = script.main(RECIPE, [f"backbone={backbone}", f"output={output}", *SMALL])["adapters"]
         for name in facts:
             assert not (output / name / "checkpoints").exists()
-        settings = [f"--set={one}" for one in (f"backbone={backbone}", f"output={output}", *SMALL)]
+        further = (f"backbone={backbone}", f"output={output}", f"push_to=file:{folder / 'remote'}")
+        settings = [f"--set={one}" for one in (*further, *SMALL)]
         again = CliRunner().invoke(app, ["finetune", str(RECIPE), *settings, "--json"])
         assert again.exit_code == 0, again.stderr
         answer = json.loads(again.stdout)
@@ -75,6 +76,14 @@ def test_every_adapter_is_trained_stamped_and_entered(trained: tuple[Path, Path,
         assert (output / name / "curves.png").stat().st_size > 5000
         assert f"{name} adapter" in (output / name / "README.md").read_text(encoding="utf-8")
     assert facts["tool_select"]["n_supervised"] < facts["tool_select"]["n_tokens"] / 10
+
+
+def test_every_adapter_is_pushed_into_a_folder_of_its_own(trained: tuple[Path, Path, dict[str, Any]]) -> None:
+    """By the same command once more: what is finished is not trained again, and where it goes changes nothing."""
+    _, output, facts = trained
+    for name in facts:
+        pushed = output.parent / "remote" / name / "adapter_model.safetensors"
+        assert pushed.read_bytes() == (output / name / "adapter_model.safetensors").read_bytes()
 
 
 def test_the_agent_of_this_backbone_calls_tools_with_them(trained: tuple[Path, Path, dict[str, Any]]) -> None:
