@@ -18,6 +18,7 @@ from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import stamp
 from llmrec.lm.loading import load_backbone
+from llmrec.roles.click_calibration import FILE
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
@@ -26,7 +27,7 @@ from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
 from llmrec.training.sft import SftData, as_columns, curve, first_and_best, make_trainer
-from llmrec.training.user.calibration import FILE, PLOT
+from llmrec.training.user.calibration import PLOT
 from llmrec.training.user.decisions import calibrate, validation_halves
 from llmrec.training.user.logs import build_user_data
 from llmrec.training.user.recipe import UserRecipe

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmrec.data.splits import Split
     from llmrec.lm.protocol import LanguageModel
     from llmrec.retrieval.calrec import CalrecConfig
+    from llmrec.roles.mindset import UserConfig
 
 Say = Callable[[str], None]
 Bar = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
@@ -76,6 +77,14 @@ class Job:
         from llmrec.lm.loading import load_backbone
 
         return load_backbone(self.backbone)
+
+    @cached_property
+    def user_config(self) -> UserConfig:
+        """The simulated user, its decisions corrected as its adapter's `calibration.json` says."""
+        from llmrec.roles.loading import load_agent
+
+        config: UserConfig = load_agent("user").config
+        return config.calibrated_for(self.out / "adapters" / "user")
 
     @cached_property
     def calrec(self) -> CalrecConfig:
@@ -202,8 +211,9 @@ def _fidelity(job: Job) -> dict[str, Any]:
     from llmrec.simulate.fidelity import click_fidelity
 
     n_users = min(job.config.fidelity.users, len(job.split.users))
-    result = asyncio.run(click_fidelity(job.lm, job.dataset, job.split, n_users=n_users, seed=job.seed))
-    return result.to_json()
+    calibration = job.user_config.calibration
+    asked = click_fidelity(job.lm, job.dataset, job.split, n_users=n_users, seed=job.seed, calibration=calibration)
+    return asyncio.run(asked).to_json()
 
 
 def _simulate(job: Job) -> dict[str, Any]:
@@ -230,6 +240,7 @@ def _simulate(job: Job) -> dict[str, Any]:
             seed=job.seed,
             run=job.run,
             journal=journal,
+            user_config=job.user_config,
             progress=lambda done, total: advance(1),
         )
         sessions = asyncio.run(played).sessions

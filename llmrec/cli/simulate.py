@@ -26,7 +26,6 @@ from llmrec.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from llmrec.lm.protocol import LanguageModel
     from llmrec.roles.mindset import UserConfig
 
 app = typer.Typer(add_completion=False)
@@ -80,6 +79,7 @@ def simulate(
 
         from llmrec.data.spec import load
         from llmrec.data.splits import leave_one_out
+        from llmrec.lm.loading import load_backbone
         from llmrec.simulate.journal import Journal
         from llmrec.simulate.metrics import summarise_run
         from llmrec.simulate.policies import build_policies
@@ -88,9 +88,11 @@ def simulate(
         names = [name.strip() for name in policy.split(",") if name.strip()]
         _check_names(names)
         settings = agent_settings(style, tools, recommender, ranker)
-        config = _user_config(user, user_adapter, style)
+        uncalibrated = _user_config(user, user_adapter, style)
+        spec = _spec(backbone)
+        config = _calibrated(uncalibrated, spec)
         with Journal(journal) as book:  # before the model is loaded: a wrong journal must fail in a second
-            lm = _backbone(backbone, seed, device)
+            lm = load_backbone(spec, seed=seed, device=device)
             data = load(dataset, seed=seed, strict=strict)
             if data.rejected:
                 note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
@@ -145,9 +147,19 @@ def _user_config(user: str, adapter: bool, style: str) -> UserConfig:
     return config
 
 
-def _backbone(backbone: str | None, seed: int, device: str) -> LanguageModel:
+def _calibrated(given: UserConfig, backbone: str) -> UserConfig:
+    from llmrec.lm.loading import adapter_folders
+    from llmrec.roles.click_calibration import UNCORRECTED
+
+    config = given.calibrated_for(adapter_folders(backbone).get(given.adapter or ""))
+    if config.calibration != UNCORRECTED:
+        scale, offset = config.calibration
+        note(f"users: log-odds of a click times {scale:.3f} plus {offset:+.3f}, their calibration")
+    return config
+
+
+def _spec(backbone: str | None) -> str:
     from llmrec.errors import ConfigError
-    from llmrec.lm.loading import load_backbone
 
     spec = backbone or os.environ.get("LLMREC_BACKBONE")
     if not spec:
@@ -155,7 +167,7 @@ def _backbone(backbone: str | None, seed: int, device: str) -> LanguageModel:
             "simulated users need a language model; name a folder or hub id with --backbone or LLMREC_BACKBONE "
             "(llmrec quickstart trains one and prints its folder)"
         )
-    return load_backbone(spec, seed=seed, device=device)
+    return spec
 
 
 def _steps(advance: Any) -> Any:

@@ -51,8 +51,25 @@ def load_backbone(
         )
     from llmrec.lm.local import LocalLM
 
-    known = _stored_adapters(text)
+    known = adapter_folders(text)
     return LocalLM.from_folder(text, adapters={**known, **(adapters or {})}, device=device, dtype=dtype)
+
+
+def adapter_folders(spec: str | Path) -> Mapping[str, Path]:
+    """Folders of the adapters that a backbone's `adapters.json` names; empty for endpoints, recordings and hub ids.
+
+    Args:
+        spec: as for `load_backbone`.
+
+    Raises:
+        ConfigError: `adapters.json` is damaged.
+    """
+    kind, colon, rest = str(spec).partition(":")
+    if colon and kind == "vllm":
+        from llmrec.lm.vllm_setup import read_settings
+
+        return _stored_adapters(read_settings(rest).model)
+    return _stored_adapters(str(spec))
 
 
 def _stored_adapters(model: str) -> Mapping[str, Path]:
@@ -62,9 +79,8 @@ def _stored_adapters(model: str) -> Mapping[str, Path]:
 
 def _vllm(what: str, adapters: Mapping[str, Path], *, seed: int, device: str, dtype: str) -> LanguageModel:
     from llmrec.lm.vllm_engine import VllmLM
-    from llmrec.lm.vllm_setup import read_settings
 
-    known = _stored_adapters(read_settings(what).model)
+    known = adapter_folders(f"vllm:{what}")
     return VllmLM.from_spec(what, adapters={**known, **adapters}, seed=seed, device=device, dtype=dtype)
 
 

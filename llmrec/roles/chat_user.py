@@ -1,8 +1,7 @@
 """A simulated user played by a chat model that was not trained for it: what it is asked, and how answers are read.
 
 A decision is the model's log-odds of "yes" against "no" after a chat: who the user is (system part, the same for every
-question), then the session's decisions, then the item. A model that nobody tuned says yes (or no) far too often and is
-too sure of it; `Calibration` puts its log-odds right before prior and mindset move them.
+question), then the session's decisions, then the item.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from llmrec.prompting import as_data, render
 from llmrec.roles.instruction import Candidate, Instruction, answer, parse
 from llmrec.roles.instruction_rules import phrase
 from llmrec.roles.item_text import item_text, past_text
-from llmrec.roles.opinion import SKIP, STARS, YES, Opinion, labels, log_odds, sigmoid
+from llmrec.roles.opinion import SKIP, STARS, YES, Opinion, labels, sigmoid
 from llmrec.roles.persona import Persona, Taste, words
 from llmrec.roles.user import HISTORY_LENGTH, SHOWN_LENGTH, Seen
 
@@ -30,17 +29,6 @@ Style = Literal["auto", "text", "chat"]
 _YES, _NO = ("yes", "Yes"), ("no", "No")  # chat models write either, whatever they are told
 _SAID = {SKIP: "no", YES: "yes"}
 _STARS_QUESTION = "How many stars do you give it afterwards, 1 to 5? Answer with one digit."
-
-
-class Calibration(NamedTuple):
-    """Corrected log-odds are ``scale * log-odds + offset``; fitted by `llmrec.simulate.fidelity.calibrate`."""
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-UNCORRECTED = Calibration()
-"""The model's log-odds as they are."""
 
 
 def style_of(lm: LanguageModel, style: Style) -> Literal["text", "chat"]:
@@ -94,9 +82,7 @@ def decision_messages(
     return [persona_message(catalogue, persona, history), {"role": "user", "content": text.strip()}]
 
 
-async def chat_opinion(
-    lm: LanguageModel, messages: Sequence[Message], *, adapter: str | None, calibration: Calibration
-) -> Opinion:
+async def chat_opinion(lm: LanguageModel, messages: Sequence[Message], *, adapter: str | None) -> Opinion:
     """Ask the model about the item: one `score` call, over yes and no.
 
     Returns:
@@ -106,8 +92,7 @@ async def chat_opinion(
         ModelError: the model gave no finite log-probability.
     """
     scores = await _scores(lm, messages, (*_YES, *_NO), adapter)
-    odds = _either(scores[: len(_YES)]) - _either(scores[len(_YES) :])
-    click = sigmoid(calibration.scale * odds + calibration.offset)
+    click = sigmoid(_either(scores[: len(_YES)]) - _either(scores[len(_YES) :]))
     return Opinion(labels(False), (1.0 - click, click))
 
 
@@ -136,39 +121,6 @@ async def _scores(
     if not all(math.isfinite(score) for score in scores):
         raise ModelError(f"the model {lm.name!r} gave answers no finite log-probability, got {scores!r}")
     return scores
-
-
-def fit_calibration(clicks: Sequence[float], taken: Sequence[bool]) -> Calibration:
-    """Logistic regression of what really happened on the model's log-odds (Platt scaling), by Newton's method.
-
-    Args:
-        clicks: the model's click probabilities, uncorrected, shape (n,).
-        taken: what really happened, shape (n,).
-
-    A weak pull (one pseudo-observation of each) keeps separable cases finite. A model that is worse than chance gets
-    scale 0: its opinion says nothing, and it is not turned around.
-    """
-    x = np.array([log_odds(min(max(click, 1e-6), 1 - 1e-6)) for click in clicks])
-    n_taken = sum(taken)
-    # Platt's targets: (n + 1) / (n + 2) instead of 1, and 1 / (n + 2) instead of 0.
-    y = np.where(np.array(taken), (n_taken + 1) / (n_taken + 2), 1 / (len(taken) - n_taken + 2))
-    spread = float(x.std()) or 1.0
-    centre = float(x.mean())
-    z = (x - centre) / spread
-    weights = np.zeros(2)
-    features = np.stack([z, np.ones_like(z)], axis=1)  # (n, 2)
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-features @ weights))
-        hessian = features.T @ (features * (p * (1 - p))[:, None]) + 1e-3 * np.eye(2)
-        step = np.linalg.solve(hessian, features.T @ (y - p) - 1e-3 * weights)
-        weights += step
-        if np.abs(step).max() < 1e-9:
-            break
-    if weights[0] <= 0:
-        share = float(y.mean())
-        return Calibration(0.0, log_odds(share))
-    scale = float(weights[0]) / spread
-    return Calibration(scale, float(weights[1]) - scale * centre)
 
 
 # --- what should change

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec.data.catalogue import Catalogue
 from llmrec.errors import ConfigError
+from llmrec.roles.click_calibration import Calibration, read_calibration
 from llmrec.roles.instruction import Predicate
 from llmrec.roles.opinion import SKIP, disliked, log_odds
 from llmrec.roles.persona import Taste
@@ -40,11 +42,12 @@ class UserConfig(BaseModel):
     style: Literal["auto", "text", "chat"] = "auto"
     """How the model is asked. text: the raw text that user adapters are trained on; chat: messages, for chat models
     that nobody tuned; auto: text where the engine takes Lark grammars, else chat."""
-    chat_scale: float = Field(default=1.0, ge=0)
-    """Style chat only: the model's log-odds of yes are multiplied by this ..."""
-    chat_offset: float = 0.0
-    """... and this is added, so that they are right on an even mixture of taken and random items. Untuned models are
-    too sure and say yes too often; `llmrec.simulate.fidelity` measures both numbers for a model."""
+    click_scale: float = Field(default=1.0, ge=0)
+    """The model's log-odds of a click are multiplied by this ..."""
+    click_offset: float = 0.0
+    """... and this is added, so that they are right on an even mixture of taken and random items. `llmrec simulate` and
+    the quickstart take both from the adapter's `calibration.json` unless they are set here. Untuned models are too sure
+    and say yes too often; `llmrec.simulate.fidelity` measures both numbers for a model."""
     click_prior: float = Field(default=0.35, gt=0, lt=1)
     """Click rate over an even mixture of taken and random items. Training documents hold one half of each, so the
     log-odds of this prior (those of one half are 0) are added to the model's."""
@@ -104,6 +107,25 @@ class UserConfig(BaseModel):
     """Sampling temperature of instructions."""
     say_tokens: int = Field(default=128, gt=0)
     """Longest instruction, JSON included."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is done to the model's log-odds of a click."""
+        return Calibration(self.click_scale, self.click_offset)
+
+    def calibrated_for(self, adapter_folder: Path | None) -> UserConfig:
+        """With the correction kept beside the adapter, unless these settings name one.
+
+        Args:
+            adapter_folder: of the adapter that plays the user; None where it is not known.
+
+        Raises:
+            ConfigError: its `calibration.json` is damaged.
+        """
+        if adapter_folder is None or {"click_scale", "click_offset"} & self.model_fields_set:
+            return self
+        found = read_calibration(adapter_folder)
+        return self.model_copy(update={"click_scale": found.scale, "click_offset": found.offset})
 
     def model_post_init(self, _context: object) -> None:
         """Check what concerns several fields."""

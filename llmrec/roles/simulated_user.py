@@ -20,11 +20,10 @@ from llmrec.lm.protocol import LanguageModel, Sampling
 from llmrec.prompting import as_data, render
 from llmrec.roles import chat_user
 from llmrec.roles import mindset as minds
-from llmrec.roles.chat_user import Calibration
 from llmrec.roles.instruction import Candidate, Instruction, candidates, grammar, instruction_prompt, parse, read_slate
 from llmrec.roles.mindset import Look, Mindset, UserConfig
 from llmrec.roles.observation import Shown
-from llmrec.roles.opinion import SKIP, STARS, YES, Opinion, disliked, liked, log_odds, opinion, sigmoid
+from llmrec.roles.opinion import SKIP, STARS, YES, disliked, liked, log_odds, opinion, sigmoid
 from llmrec.roles.persona import Persona, TasteIndex
 from llmrec.roles.user import HISTORY_LENGTH, Seen, decision_prompt
 from llmrec.seeding import derive, rng
@@ -64,7 +63,7 @@ class Interaction:
     """``skip``, ``yes`` or stars."""
     action: str
     model_click: float
-    """The model's click probability on an even mixture."""
+    """The model's click probability on an even mixture, after its calibration."""
     click: float
     """After prior and mindset."""
 
@@ -149,8 +148,7 @@ async def _act(player: Player, state: UserState, item: int, position: int) -> tu
         model_click, click, label = 0.0, 0.0, SKIP
     else:
         lean = minds.shift(state.mindset, thing, config)
-        view, click, label = await _decide(player, state, this_turn, item, lean, draws)
-        model_click = view.click
+        model_click, click, label = await _decide(player, state, this_turn, item, lean, draws)
     seen = public(item, label, click, float(draws[2]), persona, config)
     done = Interaction(state.turn, position, item, label, seen.action, model_click, click)
     mindset = minds.update(state.mindset, thing, label, index.topic_share, config)
@@ -164,22 +162,23 @@ async def _decide(
     item: int,
     lean: float,
     draws: npt.NDArray[np.float64],
-) -> tuple[Opinion, float, str]:
-    """The model's opinion, the click probability after prior and mindset (`lean`, in log-odds), and the label drawn."""
+) -> tuple[float, float, str]:
+    """The calibrated click probability, the one after prior and mindset (`lean`, in log-odds), and the label drawn."""
     persona, config = state.persona, player.config
     if player.style == "text":
         prompt = decision_prompt(player.catalogue, persona, state.past, this_turn, item)
         view = await opinion(player.lm, prompt, has_ratings=persona.has_ratings, adapter=config.adapter)
-        click = sigmoid(log_odds(view.click) + lean)
-        return view, click, view.draw(click, float(draws[0]), float(draws[1]))
+        even = config.calibration(view.click)
+        click = sigmoid(log_odds(even) + lean)
+        return even, click, view.draw(click, float(draws[0]), float(draws[1]))
     past, today = state.past_and_today
     messages = chat_user.decision_messages(player.catalogue, persona, past, this_turn, item, today=today)
-    calibration = Calibration(config.chat_scale, config.chat_offset)
-    view = await chat_user.chat_opinion(player.lm, messages, adapter=config.adapter, calibration=calibration)
-    click = sigmoid(log_odds(view.click) + lean)
+    view = await chat_user.chat_opinion(player.lm, messages, adapter=config.adapter)
+    even = config.calibration(view.click)
+    click = sigmoid(log_odds(even) + lean)
     if persona.has_ratings and float(draws[0]) < click:
         view = await chat_user.with_stars(player.lm, messages, view, adapter=config.adapter)
-    return view, click, view.draw(click, float(draws[0]), float(draws[1]))
+    return even, click, view.draw(click, float(draws[0]), float(draws[1]))
 
 
 def public(item: int, label: str, click: float, uniform: float, persona: Persona, config: UserConfig) -> Shown:

@@ -19,16 +19,9 @@ from llmrec.errors import ConfigError, LlmrecError, ModelError, UserError
 from llmrec.lm.protocol import LanguageModel
 from llmrec.metrics.bootstrap import Interval, paired_difference
 from llmrec.metrics.classification import ClickMetrics, click_metrics
-from llmrec.roles.chat_user import (
-    UNCORRECTED,
-    Calibration,
-    Style,
-    chat_opinion,
-    decision_messages,
-    fit_calibration,
-    style_of,
-)
-from llmrec.roles.opinion import log_odds, opinion, sigmoid
+from llmrec.roles.chat_user import Style, chat_opinion, decision_messages, style_of
+from llmrec.roles.click_calibration import UNCORRECTED, Calibration, fit_calibration
+from llmrec.roles.opinion import opinion
 from llmrec.roles.persona import Persona, taste_index
 from llmrec.roles.user import HISTORY_LENGTH, Seen, decision_prompt, draw_unseen
 from llmrec.seeding import rng
@@ -59,7 +52,7 @@ class Fidelity:
     style: Literal["text", "chat"] = "text"
     """How the model was asked."""
     calibration: Calibration = UNCORRECTED
-    """What the model's log-odds were corrected by (style chat: `UserConfig.chat_scale`, `UserConfig.chat_offset`)."""
+    """What the model's log-odds were corrected by, as by `UserConfig.calibration` in simulation."""
     n_calibration: int = 0
     """Decisions that the calibration was fitted on, of other users."""
     seconds: tuple[float, ...] = ()
@@ -90,6 +83,7 @@ async def click_fidelity(
     style: Style = "auto",
     per_user: int = 1,
     n_calibration: int = 0,
+    calibration: Calibration = UNCORRECTED,
     concurrency: int = 4,
 ) -> Fidelity:
     """Ask the model about each user's held-out test item and about one item that the user never had.
@@ -106,7 +100,8 @@ async def click_fidelity(
             events these are training events, so with more than 1 measure only models that were not trained on them;
             personas and past end before the first of them.
         n_calibration: so many further users are asked first, and the model's log-odds are corrected by a line fitted on
-            their decisions (`fit_calibration`). 0 takes the model as it is. Simulation corrects style chat alone.
+            their decisions (`fit_calibration`), in place of `calibration`. 0 asks nobody else.
+        calibration: what the model's log-odds are corrected by, such as what the simulation corrects them by.
         concurrency: style chat only: users asked at once. One user's decisions follow each other, because they share
             the beginning of the prompt; a server with s slots is best asked about s users at once.
 
@@ -121,13 +116,13 @@ async def click_fidelity(
     meant = style_of(lm, style)
     cases = draw_cases(dataset, split, n_users=n_users, seed=seed, stage="test", per_user=per_user)
     inquiry = _Inquiry(lm, dataset, split, adapter, meant, concurrency)
-    calibration, others = UNCORRECTED, []
+    others: list[Case] = []
     if n_calibration:
         busy = {case.user for case in cases}
         others = _calibration_cases(dataset, split, busy, n_users=n_calibration, seed=seed, per_user=per_user)
         calibration = await _calibrated(inquiry, others)
     views = await inquiry.ask(cases)
-    answers = [_corrected(view, calibration) for view in views]
+    answers = [calibration(view) for view in views]
     truth = np.array([case.taken for case in cases])
     probabilities = np.array(answers, dtype=np.float64)
     floor = _popularity_floor(dataset, split, cases, n_users=n_users, seed=seed)
@@ -201,12 +196,6 @@ async def _calibrated(inquiry: _Inquiry, cases: Sequence[Case]) -> Calibration:
     return fit_calibration([view for view, _ in known], [taken for _, taken in known])
 
 
-def _corrected(click: float, calibration: Calibration) -> float:
-    if math.isnan(click):
-        return click
-    return sigmoid(calibration.scale * log_odds(click) + calibration.offset)
-
-
 @dataclass
 class _Inquiry:
     """Asks one model about cases."""
@@ -243,7 +232,7 @@ class _Inquiry:
         try:
             if self.style == "chat":
                 messages = decision_messages(catalogue, persona, past, (), case.item)
-                view = await chat_opinion(self.lm, messages, adapter=self.adapter, calibration=UNCORRECTED)
+                view = await chat_opinion(self.lm, messages, adapter=self.adapter)
             else:
                 prompt = decision_prompt(catalogue, persona, past, (), case.item)
                 view = await opinion(self.lm, prompt, has_ratings=persona.has_ratings, adapter=self.adapter)

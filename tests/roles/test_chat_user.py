@@ -1,4 +1,4 @@
-"""A chat model as simulated user: what it is asked, how answers are read, and how its log-odds are put right."""
+"""A chat model as simulated user: what it is asked, and how answers are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 from llmrec.errors import ModelError, OutputError, UnsupportedError
 from llmrec.lm.protocol import Capabilities, Completion, Constraint, ConstraintKind, Sampling
 from llmrec.roles.chat_user import (
-    Calibration,
     chat_opinion,
     decision_messages,
-    fit_calibration,
     instruction_messages,
     persona_message,
     read_instruction,
@@ -25,7 +23,7 @@ from llmrec.roles.chat_user import (
     written,
 )
 from llmrec.roles.instruction import Candidate, Predicate
-from llmrec.roles.opinion import SKIP, log_odds, sigmoid
+from llmrec.roles.opinion import SKIP
 from llmrec.roles.persona import Persona, Taste
 from llmrec.roles.user import Seen
 from tests.roles.test_user_text import CATALOGUE, PERSONA
@@ -105,46 +103,21 @@ def test_decisions_of_one_slate_share_their_beginning() -> None:
 async def test_a_decision_is_yes_against_no_in_either_case() -> None:
     """Yes: log(0.3 + 0.1), no: log(0.2), so the odds are 2 to 1, 2/3."""
     lm = Answers({"yes": np.log(0.3), "Yes": np.log(0.1), "no": np.log(0.1), "No": np.log(0.1)})
-    view = await chat_opinion(lm, [], adapter=None, calibration=Calibration())
+    view = await chat_opinion(lm, [], adapter=None)
     assert view.click == pytest.approx(2 / 3)
-    corrected = await chat_opinion(lm, [], adapter=None, calibration=Calibration(2.0, -np.log(2)))
-    assert corrected.click == pytest.approx(2 / 3)  # 4 to 1, halved: 2 to 1
     with pytest.raises(ModelError, match="finite"):
-        await chat_opinion(Answers({"yes": float("nan")}), [], adapter=None, calibration=Calibration())
+        await chat_opinion(Answers({"yes": float("nan")}), [], adapter=None)
 
 
 async def test_stars_are_asked_after_a_yes_and_keep_the_click() -> None:
     lm = Answers({"yes": 0.0, "no": 0.0, "4": np.log(0.75), "2": np.log(0.25)})
     messages = decision_messages(CATALOGUE, PERSONA, [], [], 0)
-    view = await chat_opinion(lm, messages, adapter=None, calibration=Calibration())
+    view = await chat_opinion(lm, messages, adapter=None)
     rated = await with_stars(lm, messages, view, adapter=None)
     assert rated.click == pytest.approx(view.click) == pytest.approx(0.5)
     assert rated.expected_stars == pytest.approx(0.75 * 4 + 0.25 * 2, abs=1e-3)
     assert lm.asked[1][:2] == messages
     assert [message["role"] for message in lm.asked[1]] == ["system", "user", "assistant", "user"]
-
-
-def test_calibration_undoes_a_bias_and_a_stretch() -> None:
-    """The model's log-odds are 3 + 4 times the right ones; the fit finds the line back: scale 1/4, offset -3/4."""
-    draws = np.random.default_rng(0)
-    right = draws.normal(0.0, 1.5, 4000)
-    taken = draws.random(4000) < 1 / (1 + np.exp(-right))
-    given = [sigmoid(float(3 + 4 * x)) for x in np.clip(right, -2.5, 2.5)]
-    fitted = fit_calibration(given, list(taken))
-    assert fitted.scale == pytest.approx(0.25, abs=0.03)
-    assert fitted.offset == pytest.approx(-0.75, abs=0.15)
-
-
-@pytest.mark.parametrize("clicks", [[0.1, 0.2, 0.8, 0.9], [0.9] * 4])
-def test_a_useless_or_inverted_model_is_not_turned_around(clicks: list[float]) -> None:
-    fitted = fit_calibration(clicks, [True, True, False, False])
-    assert fitted.scale == pytest.approx(0.0, abs=1e-6)
-    assert sigmoid(fitted.scale * log_odds(0.3) + fitted.offset) == pytest.approx(0.5)
-
-
-def test_separable_decisions_stay_finite() -> None:
-    fitted = fit_calibration([0.9, 0.8, 0.2, 0.1], [True, True, False, False])
-    assert 0 < fitted.scale < 10
 
 
 def test_the_chat_offers_one_sentence_per_candidate() -> None:

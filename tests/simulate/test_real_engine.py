@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from llmrec.cli.main import app
 from llmrec.data.dataset import Dataset
+from llmrec.lm.adapters import AdapterStore, stamp
 from llmrec.lm.local import LocalLM
 from llmrec.roles.mindset import UserConfig
 from llmrec.roles.opinion import opinion
@@ -132,6 +136,34 @@ def test_the_commands(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPa
     assert "mindset: satisfaction" in shown.stdout
     one = runner.invoke(app, ["sessions", "show", answer["run"], "--json"])
     assert len(json.loads(one.stdout)["sessions"]) == 6
+
+
+def test_the_command_plays_a_tuned_user_by_its_calibration(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An offset of -4 in the adapter's folder makes clicks rare, is told, and does not touch the bare backbone."""
+    monkeypatch.chdir(tmp_path)
+    backbone, adapter = tmp_path / "backbone", tmp_path / "user"
+    shutil.copytree(folder, backbone)
+    bare = AutoModelForCausalLM.from_pretrained(backbone)
+    get_peft_model(bare, LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(adapter)
+    stamp(adapter, backbone)
+    store = AdapterStore.load(backbone)
+    store.add("user", adapter)
+    store.save()
+    command = ["simulate", "--dataset", f"table:{_table(tmp_path / 'mine', make_dataset())}", "--device", "cpu"]
+    command += ["--backbone", str(backbone), "--policy", "random", "--users", "4", "--max-rounds", "2", "--json"]
+    clicks = []
+    for offset in (4.0, -4.0):
+        (adapter / "calibration.json").write_text(json.dumps({"scale": 0.5, "offset": offset}), encoding="utf-8")
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 0, found.output
+        assert f"log-odds of a click times 0.500 plus {offset:+.3f}" in " ".join(found.stderr.split())
+        clicks.append(json.loads(found.stdout)["policies"]["random"]["clicks"]["value"])
+    assert clicks[1] < clicks[0] / 2
+    plain = CliRunner().invoke(app, [*command, "--no-user-adapter"])
+    assert plain.exit_code == 0, plain.output
+    assert "log-odds" not in plain.stderr
 
 
 @pytest.mark.parametrize(

@@ -270,12 +270,13 @@ async def test_a_chat_model_plays_whole_sessions(run: Run) -> None:
     assert len({text for text in own if text.startswith("You are")}) == 8  # one beginning per user, all session long
 
 
-async def test_a_calibration_moves_the_clicks(run: Run) -> None:
+@pytest.mark.parametrize("lm", [ChatTaster, Taster])
+async def test_a_calibration_moves_the_clicks_in_either_style(run: Run, lm: type) -> None:
     def config(offset: float) -> UserConfig:
-        return UserConfig(adapter=None, threshold=1.0, chat_offset=offset, patience_low=99.0, patience_high=99.0)
+        return UserConfig(adapter=None, threshold=1.0, click_offset=offset, patience_low=99.0, patience_high=99.0)
 
     low, high = [
-        await run([RandomPolicy(240)], lm=ChatTaster(), config=config(offset), n_users=6, max_rounds=2)
+        await run([RandomPolicy(240)], lm=lm(), config=config(offset), n_users=6, max_rounds=2)
         for offset in (-3.0, 3.0)
     ]
     assert sum(map(n_clicks, low.sessions)) < sum(map(n_clicks, high.sessions)) / 2

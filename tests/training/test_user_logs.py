@@ -18,6 +18,7 @@ from llmrec.data.interactions import Interactions
 from llmrec.data.splits import Split, leave_one_out
 from llmrec.errors import ConfigError, DataError
 from llmrec.lm.loading import load_backbone
+from llmrec.roles.click_calibration import read_calibration
 from llmrec.roles.persona import taste_index
 from llmrec.roles.user import Seen
 from llmrec.roles.user_talk import Said, after_answer_prompt, answer_prompt, leave_prompt, talk_prompt
@@ -26,7 +27,6 @@ from llmrec.training.corpus import Material
 from llmrec.training.examples import plain_text
 from llmrec.training.recipe import SftRecipe, load_recipe_of
 from llmrec.training.sft import build_data
-from llmrec.training.user.calibration import read_calibration
 from llmrec.training.user.decisions import validation_halves
 from llmrec.training.user.logs import build_user_data, leave_examples, talk_example, visit_ends
 from llmrec.training.user.recipe import UserRecipe

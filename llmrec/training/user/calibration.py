@@ -1,7 +1,8 @@
 """Are the probabilities of a simulated user right? Fit on users that training never saw, measured on others.
 
 A fine-tuned model may rank items well and still say 0.9 where 0.7 is true. Temperature scaling (Guo et al., ICML 2017)
-multiplies its log-odds by one number; Platt scaling adds an offset. The correction is kept beside the adapter.
+multiplies its log-odds by one number; Platt scaling adds an offset. The correction is kept beside the adapter, where
+`llmrec.roles.click_calibration` reads it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ import numpy.typing as npt
 
 from llmrec.errors import ConfigError, StorageError
 from llmrec.metrics.classification import click_metrics
-from llmrec.roles.chat_user import UNCORRECTED, Calibration, fit_calibration
-from llmrec.roles.opinion import log_odds, sigmoid
+from llmrec.roles.click_calibration import FILE, UNCORRECTED, Calibration, fit_calibration, inside
+from llmrec.roles.opinion import log_odds
 
 if TYPE_CHECKING:
     from llmrec.training.user.recipe import CalibrationKind
 
 FloatArray = npt.NDArray[np.float64]
-FILE = "calibration.json"
 PLOT = "reliability.png"
-_LOWEST = 1e-6
 
 
 class Bin(NamedTuple):
@@ -94,7 +93,7 @@ def _temperature(probabilities: Sequence[float], taken: Sequence[bool]) -> float
     """Scale of the log-odds with the lowest log loss, between 1/50 and 50."""
     from scipy.optimize import minimize_scalar
 
-    odds = np.array([log_odds(_inside(probability)) for probability in probabilities])
+    odds = np.array([log_odds(inside(probability)) for probability in probabilities])
     sign = np.where(np.asarray(taken), 1.0, -1.0)
 
     def loss(log_scale: float) -> float:
@@ -102,15 +101,6 @@ def _temperature(probabilities: Sequence[float], taken: Sequence[bool]) -> float
 
     found = minimize_scalar(loss, bounds=(-np.log(50.0), np.log(50.0)), method="bounded")
     return float(np.exp(found.x))
-
-
-def corrected(calibration: Calibration, probabilities: Sequence[float]) -> list[float]:
-    """Probabilities after the correction."""
-    return [sigmoid(calibration.scale * log_odds(_inside(one)) + calibration.offset) for one in probabilities]
-
-
-def _inside(probability: float) -> float:
-    return min(max(probability, _LOWEST), 1.0 - _LOWEST)
 
 
 class Decisions(NamedTuple):
@@ -173,22 +163,6 @@ def write_calibration(folder: Path, calibration: Calibration, facts: dict[str, A
         (folder / FILE).write_text(json.dumps({**calibration._asdict(), **facts}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{str(folder / FILE)!r} cannot be written: {error.strerror or error}") from error
-
-
-def read_calibration(folder: Path) -> Calibration:
-    """The correction beside an adapter; none changes nothing.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return UNCORRECTED
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Calibration(float(values["scale"]), float(values["offset"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read ({error}); delete it or train the adapter again") from error
 
 
 def draw_reliability(path: Path, curves: dict[str, list[Bin]]) -> None:

@@ -17,7 +17,6 @@ from llmrec.training.sft import user_parts
 from llmrec.training.user.calibration import (
     PLOT,
     Decisions,
-    corrected,
     draw_reliability,
     fit,
     floors,
@@ -111,7 +110,7 @@ def calibrate(lm: LanguageModel, dataset: Dataset, split: Split, recipe: UserRec
     fitted = asyncio.run(ask(lm, dataset, split, first, adapter=recipe.role))
     measured = asyncio.run(ask(lm, dataset, split, second, adapter=recipe.role))
     calibration = fit(recipe.calibration, fitted.said, fitted.taken)
-    columns = {"model": measured.said, "calibrated": corrected(calibration, measured.said)}
+    columns = {"model": measured.said, "calibrated": [calibration(one) for one in measured.said]}
     if recipe.calibration == "none":
         del columns["calibrated"]
     curves = {
