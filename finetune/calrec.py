@@ -31,7 +31,7 @@ from llmrec.training.calrec.stages import (
 from llmrec.training.calrec.trainer import PANELS, curve, make_trainer, validation_of
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.checks.gradient import check_gradients
-from llmrec.training.checks.suite import Checks
+from llmrec.training.checks.suite import Checks, of_stages
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
@@ -68,6 +68,7 @@ def run(recipe: CalrecRecipe) -> dict[str, Any]:
     facts: dict[str, Any] = {
         **{name: last[name] for name in ("dataset", "base", "n_validation", "best")},
         **{name: sum(one[name] for one in found.values()) for name in ("n_train", "n_longer", "n_supervised")},
+        "checks": of_stages({f"stage {name}": one.pop("checks") for name, one in found.items()}),
         "stages": found,
         "seconds": time.monotonic() - started,
         "hardware": hardware.note,

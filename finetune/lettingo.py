@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
-from llmrec.training.checks.suite import Checks
+from llmrec.training.checks.suite import Checks, of_stages
 from llmrec.training.lettingo.dpo import (
     POLICY,
+    FinishedStage,
     StageData,
     encode_pairs,
     finished_stage,
@@ -75,7 +76,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     rows: list[dict[str, float]] = []
     best: float | None = None
     n_longer = n_tokens = 0
-    checks = Checks()
+    checks: dict[str, dict[str, Any]] = {}
     stages = stages_of(recipe, train)
     for number, stage in enumerate(stages, start=1):
         policy = load_policy(recipe, hardware, start=policy_folder)
@@ -87,16 +88,19 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         n_tokens += sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in encoded[0].rows)
         folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=f"{number} of {len(stages)}")
         first_step = int(rows[-1]["step"]) if rows else 0
-        curve = finished_stage(folder)
-        if curve is None:
+        done = finished_stage(folder)
+        if done is None:
             data = StageData(encoded[0].rows, encoded[1].rows)
             title = f"profile, stage {number} of {len(stages)}"
             trainer = make_dpo_trainer(policy, data, recipe, folder, hardware, title=title)
             if number > 1 and recipe.curriculum_settings.reference == "start":
                 set_reference(trainer.model, first)
-            curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=first_step, checks=checks)
-        rows += curve
-        tuned = [row for row in curve if row["step"] > first_step]  # at the first step it is the reference yet
+            own = Checks()
+            curve = train_stage(trainer, folder, beta=recipe.dpo.beta, first_step=first_step, checks=own)
+            done = FinishedStage(curve, own.record)
+        rows += done.curve
+        checks[f"stage {number}"] = done.checks
+        tuned = [row for row in done.curve if row["step"] > first_step]  # at the first step it is the reference yet
         best = first_and_best(tuned)["best_validation_loss"]
         policy_folder = folder / POLICY
 
@@ -109,7 +113,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         "n_supervised": n_tokens,
         "best": best,
         "exploration": found._asdict(),
-        "checks": checks.record,
+        "checks": of_stages(checks),
         "n_users": {name: len(getattr(groups, name)) for name in groups._fields},
         "seconds": time.monotonic() - began,
         "hardware": hardware.note,

@@ -204,9 +204,9 @@ def test_both_stages_leave_adapters_card_and_curves(two_stages: Path, mini_folde
     assert record["n_train"] == 32
     assert record["recipe"]["domains"] == ["films", "films"]
     assert {row["step"] for row in record["curve"]} == {0.0, 1.0, 2.0, 3.0, 4.0}
-    for stage in record["stages"].values():
-        assert {"prompts", "gradients", "padding", "combined loss", "frozen", "labels"} <= stage["checks"].keys()
-        assert stage["ndcg10_before"] is not None
+    names = ("prompts", "gradients", "padding", "combined loss", "frozen", "labels")
+    assert {f"stage {stage}: {name}" for stage in ("I", "II") for name in names} == set(record["checks"])
+    assert all(stage["ndcg10_before"] is not None for stage in record["stages"].values())
     for folder in (two_stages, two_stages / "stage-I"):
         assert (folder / "adapter_model.safetensors").exists()
         assert read_stamp(folder) is not None

@@ -160,7 +160,10 @@ def test_golden_a_stage_starts_at_its_reference_which_is_the_stage_before(
     assert frozen_digest(trainer.model, "ref") == digest
     assert torch.allclose(_logits(trainer.model, trainer, "ref"), old, atol=1e-5)  # the reference stays fixed
     assert not torch.allclose(_logits(trainer.model, trainer, "default"), old, atol=1e-2)
-    assert finished_stage(tmp_path) == curve
+    done = finished_stage(tmp_path)
+    assert done is not None
+    assert done.curve == curve
+    assert set(done.checks) == {"gradients", "frozen"}
     assert {path.name for path in (tmp_path / POLICY).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / POLICY / "ref").exists()
 

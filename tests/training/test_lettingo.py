@@ -136,6 +136,8 @@ def test_runs_that_share_their_work_ask_nothing_twice(
     found = record["exploration"]
     assert found == done[1]["exploration"]
     assert record["n_train"] <= done[1]["n_train"]
+    assert set(record["checks"]) == {f"stage {n}: {name}" for n in (1, 2) for name in ("gradients", "frozen")}
+    assert set(done[1]["checks"]) == {"gradients", "frozen"}
     losses = [row["validation_loss"] for row in record["curve"] if row.get("validation_margin") == pytest.approx(0)]
     assert losses == pytest.approx([0.693147] * 2, abs=1e-4)  # each stage starts at its own reference
 

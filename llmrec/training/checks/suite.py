@@ -35,6 +35,17 @@ _FEW, _LOOKED_AT, _WATCHED = 2, 64, 32
 """Rows of a first pass; rows among which a short and a long one are looked for; rows whose labels are shuffled."""
 
 
+def of_stages(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The records of several stages as one, their names in front ("II: padding"); that of a single stage as it is.
+
+    Args:
+        records: `Checks.record` by stage, in order.
+    """
+    if len(records) == 1:
+        return dict(*records.values())
+    return {f"{stage}: {name}": found for stage, record in records.items() for name, found in record.items()}
+
+
 @dataclass
 class Checks:
     """The checks of one training, and what they found."""

@@ -32,7 +32,7 @@ POLICY = "policy"
 """Folder of a finished stage's adapter, beside its checkpoints."""
 REFERENCE = "ref"
 """TRL's name of the frozen copy of the adapter that a policy goes on from."""
-_CURVE = "curve.json"
+_RECORD = "stage.json"
 
 
 class PairRows(NamedTuple):
@@ -206,7 +206,7 @@ def train_stage(
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(str(folder / POLICY), selected_adapters=["default"])
-        (folder / _CURVE).write_text(json.dumps(rows), encoding="utf-8")
+        _write(folder / _RECORD, FinishedStage(rows, checks.record))
     trainer.accelerator.wait_for_everyone()
     return rows
 
@@ -224,7 +224,19 @@ def _compare(trainer: Any, digests: Mapping[str | None, str]) -> dict[str, Any]:
     return {"digest": digests[None], "reference": digests.get(REFERENCE), "compared": compared}
 
 
-def finished_stage(folder: Path) -> list[dict[str, float]] | None:
-    """The curve of a stage that was finished before; None where it was not."""
-    path = folder / _CURVE
-    return None if not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+class FinishedStage(NamedTuple):
+    """What a stage leaves beside its adapter."""
+
+    curve: list[dict[str, float]]
+    checks: dict[str, dict[str, Any]]
+    """What its self-checks found."""
+
+
+def finished_stage(folder: Path) -> FinishedStage | None:
+    """A stage that was finished before; None where it was not."""
+    path = folder / _RECORD
+    return None if not path.exists() else FinishedStage(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _write(path: Path, stage: FinishedStage) -> None:
+    path.write_text(json.dumps(stage._asdict()), encoding="utf-8")
