@@ -1,14 +1,16 @@
-"""Whether the words of a message refuse a condition: "no X", "without X", "nothing with X", "I hate X".
+"""Whether the words of a message refuse a condition ("no X", "without X") or ask for it ("I would like some X").
 
-Small models often take "no horror" for horror. What stands right before a condition leaves no doubt in the common
-cases, so there the words overrule the model: what is refused so is never shown, whatever the model made of it. Only
-sure cases count: between the refusing words and the condition may stand nothing but words that connect.
+Small models often take "no horror" for horror, and "some horror" for a refusal. What stands right before a condition
+leaves no doubt in the common cases, so there the words overrule the model: what is refused so is never shown, and what
+is asked for so is not left out, whatever the model made of it. Only sure cases count: between those words and the
+condition may stand nothing but words that connect, and whoever asks says nothing negative in the same clause.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from llmrec.roles.matching import Found
 from llmrec.roles.request import Request
@@ -48,6 +50,61 @@ _CONNECTING = r"(?:a|an|any|the|all|more|of|too|much|that|those|these|kind|sort|
 _REFUSED = re.compile(rf"(?:^|[^\w'’])(?:{_REFUSING})(?:\s+{_CONNECTING})*\s+$", re.IGNORECASE)
 _AWAY = re.compile(r"\s*(?:films?|movies?|ones?|items?|products?)?\s*(?:away|out)\b", re.IGNORECASE)
 _LISTED = re.compile(r"^\s*(?:films?|movies?|ones?|items?|products?)?\s*,?\s*(?P<word>or|nor|and|,)\s+$", re.IGNORECASE)
+_TO_SEE = r"(?: to (?:see|watch|have|try|get|find|buy))?"
+_ASKING = "|".join(
+    [
+        rf"(?:want|need|wish for|prefer|fancy|crave|craving){_TO_SEE}",
+        rf"(?:would|['’]d) (?:like|love|prefer|enjoy){_TO_SEE}",
+        r"(?:looking|asking|hoping|searching) for|in the mood for|feel(?:ing)? like|up for",
+        r"(?:show|give|get|find|recommend|suggest|bring)(?: me| us)?",
+        r"how about|what about|more|please|let(?:['’]s| us) (?:see|try|watch|have)",
+    ]
+)
+_SOME = rf"(?:{_CONNECTING}|some|something|anything|good|nice|great|bit|little|few|lot|really|other|another|new)"
+_ASKED = re.compile(rf"(?:^|[^\w'’]|(?=['’]d))(?:{_ASKING})(?:\s+{_SOME})*\s+$", re.IGNORECASE)
+_SOME_ALONE = re.compile(r"^\s*(?:(?:please|maybe|then|now|and|ok|okay),?\s+)*some\s+$", re.IGNORECASE)
+_GOOD = re.compile(
+    r"\s*(?:films?|movies?|ones?|items?|products?)?\s*"
+    r"(?:$|(?:please|instead|again|tonight|now|today|then|(?:would|might|could) (?:help|do|be|suit))\b)",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(
+    r"\b(?:no|non|not|never|nothing|none|nor|neither|without|except|excluding|than|less|fewer|enough|tired|bored|sick|fed"
+    r"|hate|dislike|loathe|despise|detest|avoid\w*|skip|omit\w*|drop|minus|spare|stop|away|out|off|zero|hardly|barely|too"
+    r"|cannot|cant|dont|wont|already|seen|instead of|over|ban\w*|exclude|remove|used to)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"[.,;:!?()]|\bbut\b|\bthough\b", re.IGNORECASE)
+_AND = re.compile(
+    r"^\s*(?:films?|movies?|ones?|items?|products?)?\s*(?:and|or)(?:\s+(?:a|an|some|more|maybe))*\s+$", re.I
+)
+
+
+def asked(message: str, found: Sequence[Found]) -> tuple[Found, ...]:
+    """The attribute values that the words of the message ask for, for sure, in order of appearance.
+
+    A clause that holds anything negative is never sure; a list behind asking words ("some crime or war") is one wish.
+    """
+    values = [one for one in found if one.wish is not None and one.wish.value is not None]
+    sure: set[tuple[int, int]] = set()
+    last: tuple[int, int] | None = None
+    for start, end in sorted({(one.start, one.end) for one in values}):
+        head, tail = _clause(message, start, end)
+        listed = last is not None and _AND.match(message[last[1] : start]) is not None
+        asking = _ASKED.search(head) or (_SOME_ALONE.match(head) and _GOOD.match(tail))
+        last = None
+        if (listed or asking) and not _NEGATIVE.search(head) and not _NEGATIVE.search(tail):
+            sure.add((start, end))
+            last = (start, end)
+    return tuple(one for one in values if (one.start, one.end) in sure)
+
+
+def _clause(message: str, start: int, end: int) -> tuple[str, str]:
+    """What stands before and behind a span in its clause."""
+    borders = [hit.span() for hit in _CLAUSE.finditer(message)]
+    first = max((close for _, close in borders if close <= start), default=0)
+    last = min((opened for opened, _ in borders if opened >= end), default=len(message))
+    return message[first:start], message[end:last]
 
 
 def refused(message: str, found: Sequence[Found]) -> tuple[Found, ...]:
@@ -120,28 +177,49 @@ def without_refused(message: str, found: Sequence[Found]) -> str:
     return " ".join(kept).strip(" ,;")
 
 
-def corrected(request: Request, message: str, found: Sequence[Found]) -> tuple[Request, tuple[Wish, ...]]:
-    """The request with everything avoided that the message refuses.
+class Correction(NamedTuple):
+    """A reading that the words of the message overruled."""
+
+    wish: Wish
+    meant: Literal["refused", "wanted"]
+
+    def text(self) -> str:
+        """For notes and logs."""
+        return f"{self.wish.text()} read as {self.meant}"
+
+
+def corrected(request: Request, message: str, found: Sequence[Found]) -> tuple[Request, tuple[Correction, ...]]:
+    """The request with everything avoided that the message refuses, and nothing avoided that it asks for.
 
     Words with several meanings are refused in the meanings that the model took for wanted, and in the most frequent
-    one where it took none.
+    one where it took none. What is asked for and was left aside stays aside: it may be no condition at all.
 
     Returns:
-        The request, and the wishes that the words overruled; the request itself where there are none.
+        The request, and what the words overruled; the request itself where there is nothing.
     """
     wrong: list[Wish] = []
-    by_span: dict[tuple[int, int], list[Wish]] = {}
-    for one in refused(message, found):
-        assert one.wish is not None
-        by_span.setdefault((one.start, one.end), []).append(one.wish)
-    for wishes in by_span.values():
+    sure = refused(message, found)
+    for wishes in _by_span(sure):
         wanted = [wish for wish in wishes if wish in request.want]
         if not wanted and not any(wish in request.avoid for wish in wishes):
             wanted = wishes[:1]
         wrong += wanted
-    if not wrong:
+    places = {(one.start, one.end) for one in sure}
+    asking = [one for one in asked(message, found) if (one.start, one.end) not in places]
+    turned = [wish for wishes in _by_span(asking) for wish in wishes if wish in request.avoid]
+    if not wrong and not turned:
         return request, ()
-    want = tuple(wish for wish in request.want if wish not in wrong)
-    avoid = tuple(dict.fromkeys((*request.avoid, *wrong)))
+    want = tuple(dict.fromkeys(wish for wish in (*request.want, *turned) if wish not in wrong))
+    avoid = tuple(dict.fromkeys(wish for wish in (*request.avoid, *wrong) if wish not in turned))
     turn = "new" if request.turn in ("open", "chat") else request.turn
-    return request.model_copy(update={"want": want, "avoid": avoid, "turn": turn}), tuple(wrong)
+    told = (*(Correction(wish, "refused") for wish in wrong), *(Correction(wish, "wanted") for wish in turned))
+    return request.model_copy(update={"want": want, "avoid": avoid, "turn": turn}), told
+
+
+def _by_span(found: Sequence[Found]) -> list[list[Wish]]:
+    """The meanings of each place of the message."""
+    by_span: dict[tuple[int, int], list[Wish]] = {}
+    for one in found:
+        assert one.wish is not None
+        by_span.setdefault((one.start, one.end), []).append(one.wish)
+    return list(by_span.values())

@@ -260,12 +260,12 @@ class RecommenderNodes:
         return pool, [event]
 
     def _checked(self, now: Request, blank: Form, notes: list[str], log: TurnLog) -> Request:
-        """The reading, with everything avoided that the words of the message refuse."""
+        """The reading, with everything avoided that the words of the message refuse, and nothing that they ask for."""
         if not self.config.polarity:
             return now
         now, corrected = polarity.corrected(now, blank.message, blank.found)
-        log.corrections += [wish.text() for wish in corrected]
-        notes += [f"corrected: {wish.text()} read as refused" for wish in corrected]
+        log.corrections += [one.text() for one in corrected]
+        notes += [f"corrected: {one.text()}" for one in corrected]
         if now.unread and corrected:  # words that refuse must not be searched for
             return now.model_copy(update={"query": polarity.without_refused(blank.message, blank.found)})
         return now

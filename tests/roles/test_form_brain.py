@@ -106,7 +106,7 @@ async def test_a_misread_refusal_is_corrected_recorded_and_kept(resources: Resou
     reply = await turn(resources, engine([wrong, plan], "json_schema"), FUNNY, prose=False)
     assert reply.request is not None
     assert reply.request.avoid == (HORROR,)
-    assert reply.record["corrections"] == ["genres=Horror"]
+    assert reply.record["corrections"] == ["genres=Horror read as refused"]
     assert "corrected: genres=Horror read as refused" in reply.notes
     assert not any(HORROR.holds(resources.dataset.catalogue, row) for row in reply.slate)
     plain = await turn(resources, engine([wrong, plan], "json_schema"), FUNNY, prose=False, polarity=False)
@@ -129,7 +129,9 @@ async def test_a_form_with_gaps_is_filled_and_said(resources: Resources) -> None
     lm = engine(['{"turn":"new","genres=Comedy":"want"}', 'search(where: ["genres=Comedy"])'])
     reply = await turn(resources, lm, FUNNY, prose=False)
     assert reply.record["repairs"]["missing field"] == 2
-    assert reply.record["corrections"] == ["genres=Horror"]  # the model said nothing about it, the words did
+    assert reply.record["corrections"] == [
+        "genres=Horror read as refused"
+    ]  # the model said nothing about it, the words did
 
 
 @pytest.mark.parametrize("answer", ["I cannot help with that.", 'search(query: "sea', "delete(all=True)"])

@@ -1,4 +1,4 @@
-"""Refusing words before a condition overrule the model; nothing else does."""
+"""Refusing and asking words before a condition overrule the model; nothing else does."""
 
 from __future__ import annotations
 
@@ -87,10 +87,71 @@ def test_no_refusals(reader: Reader, message: str) -> None:
 def test_the_words_overrule_the_model(reader: Reader, read: Request) -> None:
     blank = understand.form("a comedy but no horror", reader)
     now, wrong = polarity.corrected(read, blank.message, blank.found)
-    assert wrong == (HORROR,)
+    assert wrong == (polarity.Correction(HORROR, "refused"),)
     assert now.avoid == (HORROR,)
     assert HORROR not in now.want
     assert now.turn == "new"
+
+
+def asked(reader: Reader, message: str) -> list[str]:
+    blank = understand.form(message, reader)
+    return [one.wish.value or "" for one in polarity.asked(blank.message, blank.found) if one.wish]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("I would like some Comedy", ["Comedy"]),
+        ("I'd like to watch a horror film", ["Horror"]),
+        ("I feel like a bit of crime tonight", ["Crime"]),
+        ("Some comedy would help.", ["Comedy"]),
+        ("some horror please", ["Horror"]),
+        ("How about some crime instead", ["Crime"]),
+        ("please more comedy", ["Comedy"]),
+        ("More comedy would be nice", ["Comedy"]),
+        ("show me crime or horror", ["Crime", "Horror"]),
+        ("I want comedy and some crime, but no horror", ["Comedy", "Crime"]),
+        ("No horror. Give me a good comedy", ["Comedy"]),
+    ],
+)
+def test_what_is_asked_for(reader: Reader, message: str, expected: list[str]) -> None:
+    assert asked(reader, message) == expected
+    assert not set(expected) & set(refused(reader, message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no more horror",
+        "I don't want any horror",
+        "I never want to see horror",
+        "I want less horror",
+        "I want horror out of my list",
+        "give me anything other than horror",
+        "how about something without horror",
+        "I need a break, horror bores me",
+        "some horror bores me",
+        "I used to want horror",
+        "I would like a comedy rather than horror",
+        "more horror is not what I need",
+        "horror",
+        "I want to forget that horror film",
+        "can you stop showing me more horror",
+        "please exclude horror",
+    ],
+)
+def test_what_is_not_surely_asked_for(reader: Reader, message: str) -> None:
+    assert "Horror" not in asked(reader, message)
+
+
+def test_a_wish_that_was_read_as_a_refusal_is_turned_round(reader: Reader) -> None:
+    blank = understand.form("I would like some comedy but no horror", reader)
+    read = Request(avoid=(COMEDY, HORROR), turn="open")
+    now, wrong = polarity.corrected(read, blank.message, blank.found)
+    assert (now.want, now.avoid, now.turn) == ((COMEDY,), (HORROR,), "new")
+    assert [one.text() for one in wrong] == ["genres=Comedy read as wanted"]
+    left_aside = Request(avoid=(HORROR,))
+    assert polarity.corrected(left_aside, blank.message, blank.found) == (left_aside, ())
 
 
 def test_a_right_reading_stays(reader: Reader) -> None:
