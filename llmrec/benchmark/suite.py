@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -199,7 +200,11 @@ def _run(
 ) -> CellResult:
     """Fit, save, evaluate on the test targets."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = _build(cell, suite, dataset, split, folder, out, say)
+    (folder / CELL).unlink(missing_ok=True)  # of other settings: it never stands beside what comes now
+    for old in folder.glob("checkpoint*"):
+        if old.name != f"checkpoint-{key}":
+            shutil.rmtree(old)
+    model = _build(cell, suite, dataset, split, folder / f"checkpoint-{key}", out, say)
     started = time.monotonic()
     model.fit(dataset, split)
     minutes = (time.monotonic() - started) / 60
@@ -231,7 +236,7 @@ def _run(
 
 
 def _build(
-    cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, folder: Path, out: Path, say: Say
+    cell: Cell, suite: SuiteConfig, dataset: Dataset, split: Split, checkpoint: Path, out: Path, say: Say
 ) -> Recommender:
     row = cell.settings
     folders = {name: str(_cell_of(cell, name, suite).folder(out) / "model") for name in row.uses}
@@ -242,9 +247,11 @@ def _build(
     if row.item_vectors is not None:
         from llmrec.retrieval.item_vectors import item_vectors
 
-        options["item_vectors"] = asyncio.run(item_vectors(row.item_vectors, dataset, split=split)).vectors
+        options["item_vectors"] = asyncio.run(
+            item_vectors(row.item_vectors, dataset, split=split, seed=cell.seed)
+        ).vectors
     if registry.resumes(row.model):
-        options["checkpoint"] = folder / "checkpoint"
+        options["checkpoint"] = checkpoint
         options["report"] = told(lambda line: say(f"  {cell.row}: {line}"))
     return registry.build(row.model, **options)
 
@@ -256,8 +263,8 @@ def _part(
     own = _cell_of(cell, name, suite)
     folder = own.folder(out)
     if registry.is_saved(folder / "model"):
-        return registry.load(folder / "model", dataset)
-    part = _build(own, suite, dataset, split, folder, out, say)
+        return registry.load(folder / "model", dataset, split=split)
+    part = _build(own, suite, dataset, split, folder / "checkpoint", out, say)
     part.fit(dataset, split)
     return part
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 
 from llmrec.errors import ConfigError
 
@@ -60,6 +60,13 @@ class SuiteConfig(_Settings):
     main: tuple[str, ...] = ("recall@10", "ndcg@10")
     """Metrics of the printed table."""
     datasets: dict[str, DatasetConfig]
+
+    @model_validator(mode="after")
+    def _measured(self) -> SuiteConfig:
+        known = [*(f"{name}@{k}" for k in self.ks for name in ("recall", "ndcg")), "mrr"]
+        if unknown := [name for name in self.main if name not in known]:
+            raise ValueError(f"main names {unknown[0]!r}, which is not measured with these ks: {', '.join(known)}")
+        return self
 
 
 def load_suite(path: Path) -> SuiteConfig:

@@ -76,6 +76,7 @@ def evaluate(
         from llmrec.benchmark.protocol import evaluate as run
         from llmrec.benchmark.protocol import steps
         from llmrec.data.spec import load
+        from llmrec.ranking.registry import load as load_saved
 
         asked, added = _with_floors(models)
         cutoffs = _cutoffs(ks)
@@ -91,7 +92,7 @@ def evaluate(
         if data.rejected:
             note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
         data, parts = _protocol(data, split, k_core)
-        saved = {name: _load(folder, data) for name, folder in asked.items() if folder is not None}
+        saved = {name: load_saved(folder, data, split=parts) for name, folder in asked.items() if folder is not None}
         recommenders = {name: (recommenders | saved)[name] for name in asked if name in recommenders or name in saved}
         if _BLEND in fresh:
             recommenders[_BLEND] = _blend(recommenders)
@@ -195,12 +196,6 @@ def _protocol(data: Dataset, split: str, k_core: int) -> tuple[Dataset, Split]:
     cut = splits.leave_one_out if split == "leave-one-out" else splits.global_temporal
     parts = cut(data.interactions)
     return data, replace(parts, protocol=f"{k_core}-core, {parts.protocol}") if k_core else parts
-
-
-def _load(folder: Path, data: Dataset) -> Recommender:
-    from llmrec.ranking.registry import load
-
-    return load(folder, data)
 
 
 def _blend(others: dict[str, Recommender]) -> Recommender:

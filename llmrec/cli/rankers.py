@@ -70,7 +70,7 @@ def fit(
         if parts is not None:
             options["parts"] = [_part(name.strip(), data, split) for name in parts.split(",") if name.strip()]
         if vectors is not None:
-            options["item_vectors"] = _vectors(vectors, data, split)
+            options["item_vectors"] = _vectors(vectors, data, split, seed)
         if registry.resumes(model):
             options["checkpoint"] = out / "checkpoint"
         started = time.perf_counter()
@@ -112,12 +112,12 @@ def _part(name: str, data: Dataset, split: Split) -> Recommender:
     return registry.fitted(name, data, split)
 
 
-def _vectors(spec: str, data: Dataset, split: Split) -> Any:
+def _vectors(spec: str, data: Dataset, split: Split, seed: int) -> Any:
     import asyncio
 
     from llmrec.retrieval.item_vectors import item_vectors
 
-    return asyncio.run(item_vectors(spec, data, split=split)).vectors
+    return asyncio.run(item_vectors(spec, data, split=split, seed=seed)).vectors
 
 
 def _facts(folder: Path) -> dict[str, Any]:

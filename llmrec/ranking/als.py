@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmrec.errors import MissingDependencyError
+from llmrec.errors import CacheError, MissingDependencyError
 from llmrec.ranking.linear import user_items, weighted_histories
+from llmrec.ranking.saved import Origin, origin_of, read_spec, write_spec
 from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class AlsRecommender:
         self.config = config or AlsConfig()
         self._items: FloatArray | None = None  # (n_items, width)
         self._counts: IntArray | None = None
-        self._catalogue_hash = ""
+        self.origin: Origin | None = None
+        """What it was fitted on."""
 
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Factorise the training histories.
@@ -58,7 +60,7 @@ class AlsRecommender:
         """
         self._items = _item_factors(user_items(split.train), self.config).astype(np.float64)
         self._counts = split.train.item_counts()
-        self._catalogue_hash = dataset.catalogue.content_hash
+        self.origin = Origin.of(dataset, split)
 
     async def score(
         self, histories: Sequence[IntArray], *, users: Sequence[int] | None = None, seed: int = 0
@@ -97,7 +99,6 @@ class AlsRecommender:
         """
         import torch
 
-        from llmrec.ranking.saved import write_spec
         from llmrec.ranking.tensors import write_weights
 
         tensors = {
@@ -106,7 +107,7 @@ class AlsRecommender:
         }
         write_weights(Path(folder), tensors)
         config = self.config.model_dump(mode="json")
-        write_spec(Path(folder), "als", self._catalogue_hash, name=self.name, config=config)
+        write_spec(Path(folder), "als", require_fitted(self.origin, self.name), name=self.name, config=config)
 
     @classmethod
     def load(cls, folder: Path | str, dataset: Dataset) -> AlsRecommender:
@@ -115,13 +116,17 @@ class AlsRecommender:
         Raises:
             CacheError: the folder is damaged, or its catalogue is not that of the dataset.
         """
-        from llmrec.ranking.saved import read_spec
         from llmrec.ranking.tensors import read_weights
 
         spec, tensors = read_spec(Path(folder), dataset), read_weights(Path(folder))
-        loaded = cls(config=AlsConfig.model_validate(spec["config"]), name=spec["name"])
-        loaded._items, loaded._counts = tensors["items"].numpy(), tensors["counts"].numpy()
-        loaded._catalogue_hash = spec["catalogue"]
+        try:
+            loaded = cls(config=AlsConfig.model_validate(spec["config"]), name=spec["name"])
+            loaded._items, loaded._counts = tensors["items"].numpy(), tensors["counts"].numpy()
+            loaded.origin = origin_of(spec)
+            if len(loaded._items) != len(dataset.catalogue) or len(loaded._counts) != len(dataset.catalogue):
+                raise ValueError(f"{len(loaded._items)} rows for {len(dataset.catalogue)} items")
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheError(f"{folder} holds no usable als ({error}); save the recommender again") from error
         return loaded
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from llmrec.errors import ConfigError
 from llmrec.ranking.blend_fit import Users, make_pool, run_sync, score_parts, search_weights
 from llmrec.ranking.normalise import Normaliser, combine, normalise
+from llmrec.ranking.saved import Origin, check_events
 from llmrec.ranking.validation import validation_sample
 from llmrec.retrieval.base import FloatArray, IntArray, Recommender, require_fitted
 
@@ -96,9 +97,13 @@ class BlendRecommender:
 
         Raises:
             ConfigError: the split has no validation targets, or a part cannot be fitted.
+            CacheError: a part was fitted on other training events.
         """
         if self._own is None:
             self._own = [part for part in self.parts if not run_sync(_is_fitted(part))]
+        for part in self.parts:
+            if part not in self._own and (origin := getattr(part, "origin", None)) is not None:
+                check_events(f"the part {part.name!r}", origin, split)
         for part in self._own:
             part.fit(dataset, split)
         config, kinds = self.config, self.config.normalisers
@@ -154,6 +159,11 @@ class BlendRecommender:
     def fitted(self) -> Fitted:
         """Scale, weights and validation scores."""
         return require_fitted(self._fitted, self.name)
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the weights were fitted on; None before."""
+        return None if self._fitted is None else Origin(self._fitted.catalogue, self._fitted.train_hash)
 
     @property
     def n_parameters(self) -> int:

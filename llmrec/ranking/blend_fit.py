@@ -1,7 +1,8 @@
 """Finds the weights of a blend: coordinate ascent on the simplex, by NDCG@10 of the same validation users throughout.
 
-Only items that matter are kept: the best of each part for each user, and the target. An item beyond the best hundred of
-every part does not enter the first ten of their blend.
+Only items that matter are kept: the best of each part for each user, and the target. What stands just behind the best
+hundred of every part could still enter the first ten of their sum and is missed, so the validation figures of mixed
+weights are upper bounds, close ones where lists agree.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from llmrec.data.splits import leave_one_out
 from llmrec.errors import CacheError, ConfigError
 from llmrec.ranking import registry
 from llmrec.ranking.blend import BlendConfig, BlendRecommender, Fitted
-from llmrec.ranking.saved import SPEC, read_spec, write_spec
+from llmrec.ranking.saved import SPEC, Origin, read_spec, write_spec
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -31,7 +31,7 @@ def save_blend(folder: Path, blend: BlendRecommender) -> None:
     write_spec(
         folder,
         KIND,
-        fitted.catalogue,
+        Origin(fitted.catalogue, fitted.train_hash),
         name=blend.name,
         config=blend.config.model_dump(mode="json"),
         fitted=fitted.model_dump(mode="json"),
@@ -46,14 +46,14 @@ def load_blend(
     spec = read_spec(folder, dataset)
     try:
         config, fitted = BlendConfig.model_validate(spec["config"]), Fitted.model_validate(spec["fitted"])
-        names = [str(part["name"]) for part in spec["parts"]]
+        names, name = [str(part["name"]) for part in spec["parts"]], str(spec["name"])
         if parts is None:
             parts = _restore(folder, spec["parts"], fitted, dataset)
     except (KeyError, TypeError, ValidationError) as error:
         raise CacheError(f"{folder} holds no usable blend ({error}); save the recommender again") from error
     if [part.name for part in parts] != names:
         raise CacheError(f"the blend in {folder} has the parts {names!r}, got {[part.name for part in parts]!r}")
-    return str(spec["name"]), config, fitted, list(parts)
+    return name, config, fitted, list(parts)
 
 
 def _keep(part: Recommender, folder: Path) -> dict[str, Any]:

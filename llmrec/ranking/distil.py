@@ -12,6 +12,7 @@ models (DLLM2Rec, RecSys 2024, arXiv 2405.00338). Unlike the released code, a dr
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,8 +152,16 @@ class RankingDistillation:
         self._sorted_keys = keys[order]
         self._items = torch.from_numpy(lists.items[order])
         self._distances = torch.from_numpy(lists.distances[order]).float()
+        self.identity = self._hash(lists)
+        """Of settings and lists: a checkpoint of another distillation is refused."""
         self.matched = 0
         """Positions with a list in the last batch."""
+
+    def _hash(self, lists: TeacherLists) -> str:
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        for part in (lists.users, lists.inputs, lists.targets, lists.items, lists.distances):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
 
     def __call__(self, states: Tensor, item_matrix: Tensor, batch: Batch) -> Tensor:
         """Strength times the loss; 0 for a batch without a list.

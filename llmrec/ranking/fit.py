@@ -124,7 +124,10 @@ Report = Callable[[Progress], None]
 
 
 class ExtraLoss(Protocol):
-    """A term added to the loss, such as a distillation."""
+    """A term added to the loss, such as a distillation.
+
+    One that a checkpoint is to go on with has an attribute `identity`, a hash of all that it depends on.
+    """
 
     def __call__(self, states: Tensor, item_matrix: Tensor, batch: Batch) -> Tensor:
         """A scalar with a gradient.
@@ -320,12 +323,12 @@ class _Run:
         """Decide whether the training has ended, and say why."""
         state, config = self.state, self.config
         since_best = len(state.curve) - 1 - state.curve.index(state.best)
-        if not finished or (config.max_minutes is not None and state.minutes >= config.max_minutes):
-            state.stopped = "minutes"
-        elif state.epoch >= config.epochs:
+        if finished and state.epoch >= config.epochs:  # before the limit of time, which a resume takes away
             state.stopped = "epochs"
-        elif since_best >= config.patience:
+        elif finished and since_best >= config.patience:
             state.stopped = "patience"
+        elif not finished or (config.max_minutes is not None and state.minutes >= config.max_minutes):
+            state.stopped = "minutes"
 
 
 def _rate(step: int, last_step: int, config: FitConfig) -> float:

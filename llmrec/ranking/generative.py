@@ -29,10 +29,9 @@ from llmrec.ranking.generative_data import SPECIALS, CodeSequences, code_paths
 from llmrec.ranking.generative_decode import Decoder
 from llmrec.ranking.generative_fit import COMPILE_FROM_TOKENS, BeamValidation, train_generator
 from llmrec.ranking.generative_model import CodeNetwork, build_model, build_tokenizer, n_parameters
-from llmrec.ranking.saved import read_spec, write_spec
-from llmrec.ranking.sequences import checked_histories
+from llmrec.ranking.saved import Origin, origin_of, read_spec, write_spec
 from llmrec.ranking.tensors import read_weights, write_weights
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 from llmrec.retrieval.item_vectors import item_vectors
 from llmrec.seeding import derive
 from llmrec.semid.base import default_levels
@@ -95,7 +94,8 @@ class GenerativeRecommender:
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._report = report
         self._fitted: _Fitted | None = None
-        self._catalogue_hash = ""
+        self.origin: Origin | None = None
+        """What it was fitted on."""
         self._state = FitState()
         self._note = ""
 
@@ -143,7 +143,7 @@ class GenerativeRecommender:
             report=self._report,
             checkpoint=self._resumable(dataset, split, ids),
         )
-        self._catalogue_hash = dataset.catalogue.content_hash
+        self.origin = Origin.of(dataset, split)
         self._adopt(network.model, ids, counts)
 
     def make_ids(self, dataset: Dataset, split: Split) -> SemanticIds:
@@ -200,7 +200,7 @@ class GenerativeRecommender:
             ConfigError: a filter of other items.
         """
         scores = self._scores(histories, [ItemFilter(one) for one in allowed], users, seed)
-        return np.where(np.stack(list(allowed)), scores, -np.inf)
+        return np.where(np.reshape(list(allowed), scores.shape), scores, -np.inf)
 
     def _scores(
         self,
@@ -270,7 +270,8 @@ class GenerativeRecommender:
                 "them; make them with SemanticIds.extended"
             )
         other = GenerativeRecommender(config=self.config, name=self.name)
-        other._state, other._note, other._catalogue_hash = self._state, self._note, ids.catalogue_hash
+        other._state, other._note = self._state, self._note
+        other.origin = require_fitted(self.origin, self.name)._replace(catalogue=ids.catalogue_hash)
         other._adopt(fitted.model, ids, np.pad(fitted.counts, (0, len(ids) - known)))
         return other
 
@@ -317,7 +318,7 @@ class GenerativeRecommender:
         write_spec(
             folder,
             KIND,
-            self._catalogue_hash,
+            require_fitted(self.origin, self.name),
             name=self.name,
             n_items=len(fitted.ids),
             ids=fitted.ids.fingerprint,
@@ -342,7 +343,7 @@ class GenerativeRecommender:
             if counts is None or len(counts) != len(ids) or spec["ids"] != ids.fingerprint:
                 raise ValueError(f"its parts do not belong together, got ids {ids.fingerprint} for {spec['ids']}")
             loaded = cls(config=config, name=spec["name"])
-            loaded._catalogue_hash, loaded._note = spec["catalogue"], spec["note"]
+            loaded.origin, loaded._note = origin_of(spec), spec["note"]
             loaded._state = FitState.from_json(spec["training"])
         except (KeyError, TypeError, ValueError, ModelNotFoundError) as error:
             raise CacheError(f"{folder} holds no usable {KIND} ({error}); save the recommender again") from error

@@ -50,8 +50,17 @@ class DecodeConfig(BaseModel):
     prefix_depth: PositiveInt = 1
     cold_share: float | None = Field(default=None, ge=0, le=1)
     """Share of the first `list_length` places for items without training events, 0 for none; None lets them compete
-    with the others (TIGER's epsilon)."""
+    with the others (TIGER's epsilon). Not together with a temperature: two searches draw by scales of their own."""
     list_length: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> DecodeConfig:
+        if self.cold_share is not None and self.temperature > 0:
+            raise ValueError(
+                f"cold_share and a temperature do not go together, got {self.cold_share} and {self.temperature}: the "
+                "order of warm and cold items would not be drawn; leave one out"
+            )
+        return self
 
     def settings(self) -> BeamSettings:
         """For the search."""

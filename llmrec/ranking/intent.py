@@ -71,6 +71,10 @@ class IntentReranker:
         """
         config = self.config
         rows, values = by_relevance(items, scores, k)
+        if config.scale == "given" and len(outside := values[~((values >= 0) & (values <= 1))]):
+            raise ConfigError(
+                f"scale 'given' takes scores in [0, 1], got {float(outside[0])!r}; set scale to 'minmax' or 'rank'"
+            )
         prior = self.categories.profile(context.history, smoothing=config.smoothing, half_life=config.half_life)
         assert prior is not None, "smoothing is positive, so there is always a prior"
         quality = scaled(values, config.scale)

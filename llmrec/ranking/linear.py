@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmrec.errors import ConfigError
-from llmrec.ranking.sequences import checked_histories
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.errors import CacheError, ConfigError
+from llmrec.ranking.saved import Origin, origin_of, read_spec, write_spec
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -51,7 +51,8 @@ class EaseRecommender:
         self.config = config or EaseConfig()
         self._weights: npt.NDArray[np.float32] | None = None  # (n_items, n_items): row = item already consumed
         self._counts: IntArray | None = None
-        self._catalogue_hash = ""
+        self.origin: Origin | None = None
+        """What it was fitted on."""
 
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Invert the Gram matrix of the training histories.
@@ -67,7 +68,7 @@ class EaseRecommender:
             )
         self._weights = ease_weights(user_items(split.train), self.config.regularisation)
         self._counts = split.train.item_counts()
-        self._catalogue_hash = dataset.catalogue.content_hash
+        self.origin = Origin.of(dataset, split)
 
     async def score(
         self, histories: Sequence[IntArray], *, users: Sequence[int] | None = None, seed: int = 0
@@ -98,7 +99,6 @@ class EaseRecommender:
         """
         import torch
 
-        from llmrec.ranking.saved import write_spec
         from llmrec.ranking.tensors import write_weights
 
         tensors = {
@@ -107,7 +107,11 @@ class EaseRecommender:
         }
         write_weights(Path(folder), tensors)
         write_spec(
-            Path(folder), "ease", self._catalogue_hash, name=self.name, config=self.config.model_dump(mode="json")
+            Path(folder),
+            "ease",
+            require_fitted(self.origin, self.name),
+            name=self.name,
+            config=self.config.model_dump(mode="json"),
         )
 
     @classmethod
@@ -117,13 +121,17 @@ class EaseRecommender:
         Raises:
             CacheError: the folder is damaged, or its catalogue is not that of the dataset.
         """
-        from llmrec.ranking.saved import read_spec
         from llmrec.ranking.tensors import read_weights
 
         spec, tensors = read_spec(Path(folder), dataset), read_weights(Path(folder))
-        loaded = cls(config=EaseConfig.model_validate(spec["config"]), name=spec["name"])
-        loaded._weights, loaded._counts = tensors["weights"].numpy(), tensors["counts"].numpy()
-        loaded._catalogue_hash = spec["catalogue"]
+        try:
+            loaded = cls(config=EaseConfig.model_validate(spec["config"]), name=spec["name"])
+            loaded._weights, loaded._counts = tensors["weights"].numpy(), tensors["counts"].numpy()
+            loaded.origin = origin_of(spec)
+            if len(loaded._weights) != len(dataset.catalogue) or len(loaded._counts) != len(dataset.catalogue):
+                raise ValueError(f"{len(loaded._weights)} rows for {len(dataset.catalogue)} items")
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheError(f"{folder} holds no usable ease ({error}); save the recommender again") from error
         return loaded
 
 
@@ -136,13 +144,19 @@ def ease_weights(matrix: Any, regularisation: float) -> npt.NDArray[np.float32]:
 
     Returns:
         float32, shape (n_items, n_items), diagonal 0; column j predicts item j.
+
+    Raises:
+        ConfigError: the regularisation is too small for float32.
     """
     from scipy.linalg.lapack import spotrf, spotri
 
     gram = np.asfortranarray((matrix.T @ matrix).toarray(), dtype=np.float32)
     np.fill_diagonal(gram, gram.diagonal() + np.float32(regularisation))
     factor, failed = spotrf(gram, lower=1, overwrite_a=1)
-    assert not failed, "a Gram matrix plus a positive diagonal is positive definite"
+    if failed:  # positive definite in exact arithmetic, not in 24 bits
+        raise ConfigError(
+            f"EASE's matrix cannot be inverted in float32 with regularisation {regularisation!r}; raise it, to 500 say"
+        )
     inverse, _ = spotri(factor, lower=1, overwrite_c=1)  # its lower half
     n = len(inverse)
     for start in range(0, n, _ROWS):

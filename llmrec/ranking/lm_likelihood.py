@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from llmrec.errors import ConfigError, ModelError, UnsupportedError
 from llmrec.prompting import as_data
 from llmrec.ranking.stages import candidates, promoted
-from llmrec.retrieval.base import FloatArray, IntArray, Recommender, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, Recommender, checked_histories, require_fitted
 from llmrec.retrieval.calrec import ask_about, flat_items
 from llmrec.retrieval.item_knn import ItemKnnRecommender
 
@@ -125,10 +125,11 @@ class LmLikelihoodRecommender:
         """Log-probabilities (nats) of candidates, the others below them, shape (batch, n_items).
 
         Raises:
+            DataError: a history holds a row that the catalogue does not have.
             UnsupportedError: the backbone lacks the adapter.
             UserError: an endpoint is down, or its budget is spent.
         """
-        require_fitted(self._items, self.name)
+        histories = checked_histories(histories, n_items=len(require_fitted(self._items, self.name)))
         first = await self.first.score(histories, users=users, seed=seed)
         chosen = candidates(first, histories, self.config.candidates)
         gate = asyncio.Semaphore(self.config.concurrency)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from llmrec.errors import CacheError, ConfigError
-from llmrec.ranking.saved import SPEC, read_kind
+from llmrec.ranking.saved import SPEC, check_events, origin_of, read_kind, read_spec
 from llmrec.retrieval.base import Recommender
 
 if TYPE_CHECKING:
@@ -108,7 +108,13 @@ def settings(name: str, values: Mapping[str, Any], *, seed: int | None = None) -
 
 
 def fitted(
-    spec: str, dataset: Dataset, split: Split, *, lm: LanguageModel | None = None, **options: Any
+    spec: str,
+    dataset: Dataset,
+    split: Split,
+    *,
+    lm: LanguageModel | None = None,
+    same_events: bool = True,
+    **options: Any,
 ) -> Recommender:
     """A recommender that is ready to score.
 
@@ -118,16 +124,18 @@ def fitted(
         dataset: its catalogue must be the one that a saved recommender was fitted on.
         split: what is fitted on.
         lm: see `build`.
+        same_events: refuse a saved recommender that was fitted on other training events, which may hold what the split
+            holds out. A service whose log has grown since has nothing to hold out and says False.
         options: see `build`; a saved recommender brings its own.
 
     Raises:
         ConfigError: see `build`; or options were given for a saved recommender.
-        CacheError: the saved recommender is damaged, or belongs to another catalogue.
+        CacheError: the saved recommender is damaged, or belongs to another catalogue or other events.
     """
     if is_saved(spec):
         if options:
             raise ConfigError(f"{spec!r} is a saved recommender and brings its settings, got {', '.join(options)}")
-        return load(Path(spec), dataset)
+        return load(Path(spec), dataset, split=split if same_events else None)
     recommender = build(spec, lm=lm, **options)
     recommender.fit(dataset, split)
     return recommender
@@ -138,12 +146,17 @@ def is_saved(folder: str | Path) -> bool:
     return (Path(folder) / SPEC).is_file()
 
 
-def load(folder: Path, dataset: Dataset) -> Recommender:
+def load(folder: Path, dataset: Dataset, *, split: Split | None = None) -> Recommender:
     """A recommender as its `save` left it.
 
+    Args:
+        split: refuse one that was fitted on other training events than its; None does not compare.
+
     Raises:
-        CacheError: the folder is damaged, its kind is unknown, or it belongs to another catalogue.
+        CacheError: the folder is damaged, its kind is unknown, or it belongs to another catalogue or other events.
     """
+    if split is not None:
+        check_events(str(folder), origin_of(read_spec(folder, dataset)), split)
     name = read_kind(folder)
     if name not in _KINDS or not _KINDS[name].saves:
         raise CacheError(f"{folder} holds a recommender {name!r}, which this version cannot load; save it again")

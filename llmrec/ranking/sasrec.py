@@ -22,12 +22,12 @@ from llmrec.errors import CacheError, ConfigError, DataError
 from llmrec.lm.hardware import choose
 from llmrec.ranking.checkpoint import Checkpoint
 from llmrec.ranking.fit import ExtraLoss, FitConfig, FitState, Report, seeded_torch, train
-from llmrec.ranking.saved import read_spec, write_spec
-from llmrec.ranking.sequences import AugmentConfig, TrainingSequences, checked_histories, pack
+from llmrec.ranking.saved import Origin, origin_of, read_spec, write_spec
+from llmrec.ranking.sequences import AugmentConfig, TrainingSequences, pack
 from llmrec.ranking.tensors import read_weights, write_weights
 from llmrec.ranking.transformer import Block, SequenceNetwork
 from llmrec.ranking.validation import Validation
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 from llmrec.retrieval.item_vectors import VECTORS_FILE
 
 if TYPE_CHECKING:
@@ -105,10 +105,16 @@ class SasrecRecommender:
         self._item_vectors = None if item_vectors is None else np.asarray(item_vectors, dtype=np.float32)
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._report, self._extra_loss = report, extra_loss
+        if checkpoint is not None and extra_loss is not None and not hasattr(extra_loss, "identity"):
+            raise ConfigError(
+                "a training with a checkpoint needs an extra loss with an `identity`, a hash of what it depends on, "
+                f"so that it never goes on with another loss; got {type(extra_loss).__name__}"
+            )
         self._network: SequenceNetwork | None = None
         self._tables: _Tables | None = None
         self._counts: IntArray | None = None
-        self._catalogue_hash = ""
+        self.origin: Origin | None = None
+        """What it was fitted on."""
         self._state = FitState()
         self._note = ""
 
@@ -142,7 +148,7 @@ class SasrecRecommender:
             checkpoint=checkpoint,
         )
         self._note = f"{hardware.device}, {str(hardware.dtype).removeprefix('torch.')}"
-        self._counts, self._catalogue_hash = counts, dataset.catalogue.content_hash
+        self._counts, self.origin = counts, Origin.of(dataset, split)
         self._ready(network)
 
     async def score(
@@ -212,12 +218,14 @@ class SasrecRecommender:
         """
         network, counts = require_fitted(self._network, self.name), require_fitted(self._counts, self.name)
         tensors = {name: _stored(value) for name, value in network.state_dict().items()}
-        write_weights(Path(folder), {"vectors": torch.from_numpy(self.item_embeddings())}, file=VECTORS_FILE)
+        origin = require_fitted(self.origin, self.name)
+        vectors = {"vectors": torch.from_numpy(self.item_embeddings())}
+        write_weights(Path(folder), vectors, file=VECTORS_FILE, facts=origin._asdict())
         write_weights(Path(folder), {**tensors, _COUNTS: torch.from_numpy(counts)})
         write_spec(
             Path(folder),
             KIND,
-            self._catalogue_hash,
+            origin,
             name=self.name,
             n_items=network.n_items,
             config=self.config.model_dump(mode="json"),
@@ -240,7 +248,7 @@ class SasrecRecommender:
             loaded = cls(config=config, name=spec["name"], item_vectors=None if vectors is None else vectors.numpy())
             network = loaded._build(int(spec["n_items"]))
             network.load_state_dict(tensors)
-            loaded._catalogue_hash, loaded._note = spec["catalogue"], spec["note"]
+            loaded.origin, loaded._note = origin_of(spec), spec["note"]
             loaded._state = FitState.from_json(spec["training"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CacheError(f"{folder} holds no usable {KIND} ({error}); save the recommender again") from error
@@ -282,6 +290,8 @@ class SasrecRecommender:
             digest.update(part.encode() + b"\x1f")
         if self._item_vectors is not None:
             digest.update(np.ascontiguousarray(self._item_vectors).data)
+        if self._extra_loss is not None:
+            digest.update(str(getattr(self._extra_loss, "identity", None)).encode())
         return digest.hexdigest()[:16]
 
 

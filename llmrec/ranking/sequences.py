@@ -192,25 +192,6 @@ class TrainingSequences:
         return events
 
 
-def checked_histories(histories: Sequence[IntArray], *, n_items: int, max_length: int) -> list[IntArray]:
-    """The newest `max_length` items of each history.
-
-    Raises:
-        DataError: a history names an item row that the catalogue does not have.
-    """
-    checked = []
-    for history in histories:
-        rows = np.asarray(history, dtype=np.int64)
-        wrong = rows[(rows < 0) | (rows >= n_items)]
-        if len(wrong):
-            raise DataError(
-                f"a history holds an unknown item, got row {int(wrong[0])}; this model knows the rows 0 to "
-                f"{n_items - 1}: drop the item, or train on the catalogue that has it"
-            )
-        checked.append(rows[-max_length:])
-    return checked
-
-
 def _windows(offsets: IntArray, longest: int, stride: int | None) -> tuple[IntArray, IntArray, IntArray]:
     """User, start and end (rows of the events) of every window with at least two events."""
     lengths = np.diff(offsets)

@@ -89,4 +89,4 @@ class RerankedRecommender:
         for row, history, items in zip(scores, histories, chosen, strict=True):
             order = self.reranker.rerank(items, row[items], RerankContext(np.asarray(history)), self.k)
             rows.append(promoted(row, order, np.arange(len(order), 0.0, -1.0)))
-        return np.stack(rows)
+        return np.reshape(rows, scores.shape)

@@ -18,13 +18,16 @@ from llmrec.ranking.saved import SPEC
 WEIGHTS = "weights.safetensors"
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], *, file: str = WEIGHTS) -> None:
+def write_weights(
+    folder: Path, tensors: Mapping[str, Tensor], *, file: str = WEIGHTS, facts: Mapping[str, str] | None = None
+) -> None:
     """Write tensors; a description in the folder goes first, so that old words never stand beside new weights.
 
     Args:
         folder: made where it is missing.
         tensors: by name; none shares memory with another.
         file: name of the file.
+        facts: kept in the header of the file.
 
     Raises:
         StorageError: the disk is full or refuses the write.
@@ -34,7 +37,7 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], *, file: str = WE
         (folder / SPEC).unlink(missing_ok=True)
         partial = folder / f"{file}.partial"
         try:
-            save_file(dict(tensors), partial)
+            save_file(dict(tensors), partial, metadata=None if facts is None else dict(facts))
         except SafetensorError as error:  # it wraps the operating system's error
             raise OSError(str(error)) from error
         os.replace(partial, folder / file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -83,3 +83,22 @@ def require_fitted(value: T | None, name: str) -> T:
     if value is None:
         raise ConfigError(f"the recommender {name!r} is not fitted; call fit(dataset, split) first")
     return value
+
+
+def checked_histories(histories: Sequence[IntArray], *, n_items: int, max_length: int | None = None) -> list[IntArray]:
+    """The newest `max_length` items of each history; None takes all.
+
+    Raises:
+        DataError: a history names an item row that the catalogue does not have.
+    """
+    checked = []
+    for history in histories:
+        rows = np.asarray(history, dtype=np.int64)
+        wrong = rows[(rows < 0) | (rows >= n_items)]
+        if len(wrong):
+            raise DataError(
+                f"a history holds an unknown item, got row {int(wrong[0])}; this catalogue has the rows 0 to "
+                f"{n_items - 1}: drop the item, or fit on the catalogue that has it"
+            )
+        checked.append(rows if max_length is None else rows[-max_length:])
+    return checked

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from llmrec.errors import ConfigError
 from llmrec.metrics.ranking import top_k
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 from llmrec.retrieval.encoders import Encoder, SentenceEncoder, TfidfSvdEncoder, unit
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class DenseRecommender:
         """Cosines, shape (batch, n_items); popularity orders equals and serves empty histories."""
         vectors = require_fitted(self._index, self.name).vectors
         queries = np.zeros((len(histories), vectors.shape[1]))
-        for row, history in enumerate(histories):
+        for row, history in enumerate(checked_histories(histories, n_items=len(vectors))):
             recent = history[-self.config.history_items :][::-1]
             queries[row] = (vectors[recent] / np.arange(1, len(recent) + 1)[:, None]).sum(axis=0)
         scores: FloatArray = unit(queries) @ vectors.T  # (batch, n_items)

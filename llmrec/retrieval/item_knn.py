@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
@@ -66,7 +66,8 @@ class ItemKnnRecommender:
         import scipy.sparse
 
         similarity = require_fitted(self._similarity, self.name)
-        recent = [np.asarray(h, dtype=np.int64)[-self.config.history_items :][::-1] for h in histories]
+        n_items, newest = similarity.shape[0], self.config.history_items
+        recent = [rows[::-1] for rows in checked_histories(histories, n_items=n_items, max_length=newest)]
         lengths = [len(items) for items in recent]
         columns = np.concatenate([np.empty(0, dtype=np.int64), *recent])
         weights = np.concatenate([np.empty(0), *(1.0 / np.arange(1, n + 1) for n in lengths)])

@@ -17,7 +17,7 @@ item (cf, file) then contributes its mean, that is nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
@@ -211,7 +211,7 @@ class _Maker:
             return self._collaborative()
         if part.kind == "file":
             path = Path(part.argument).expanduser()
-            vectors = _from_file(path, len(self.dataset.catalogue))
+            vectors = _from_file(path, self.dataset, self.split)
             source = "the recommender in" if path.is_dir() else "file"
             return _Made(vectors, f"{source} {path.name}", {})
         arrays: dict[str, npt.NDArray[Any]] = {}
@@ -310,11 +310,12 @@ def _named(part: Part, note: str) -> str:
     return note if part.weight == 1.0 else f"{part.weight:g} * {note}"
 
 
-def _from_file(path: Path, n_items: int) -> Vectors:
-    """A matrix with one row per item."""
-    from safetensors import SafetensorError
+def _from_file(path: Path, dataset: Dataset, split: Split | None) -> Vectors:
+    """A matrix with one row per item; one that says what it was learned from is refused for anything else."""
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
+    n_items = len(dataset.catalogue)
     if path.is_dir():
         path = path / VECTORS_FILE
     if path.suffix not in (".npy", ".safetensors"):
@@ -325,6 +326,8 @@ def _from_file(path: Path, n_items: int) -> Vectors:
         if path.suffix == ".npy":
             matrix = np.load(path, allow_pickle=False)
         else:
+            with safe_open(path, "numpy") as opened:
+                _check_origin(path, opened.metadata() or {}, dataset, split)
             arrays = load_file(path)
             matrix = arrays["vectors"] if len(arrays) != 1 else next(iter(arrays.values()))
     except KeyError as error:
@@ -336,3 +339,17 @@ def _from_file(path: Path, n_items: int) -> Vectors:
     if matrix.ndim != 2 or len(matrix) != n_items:
         raise DataError(f"{str(path)!r} must hold one row per item ({n_items}), got shape {matrix.shape!r}")
     return check_vectors(matrix)
+
+
+def _check_origin(path: Path, facts: Mapping[str, str], dataset: Dataset, split: Split | None) -> None:
+    here = dataset.catalogue.content_hash
+    if facts.get("catalogue", here) != here:
+        raise CacheError(
+            f"the item vectors {str(path)!r} are of another catalogue (hash {facts['catalogue']}) than that of "
+            f"{dataset.name!r} (hash {here}): their rows mean other items; learn them again"
+        )
+    if split is not None and facts.get("train", split.train.content_hash) != split.train.content_hash:
+        raise CacheError(
+            f"the item vectors {str(path)!r} were learned from other training events (hash {facts['train']}) than "
+            f"those of this split (hash {split.train.content_hash}), which may hold its targets; learn them anew"
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmrec.retrieval.base import FloatArray, IntArray, popularity_backoff, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
 from llmrec.retrieval.bm25 import Bm25Index, Engine
 
 if TYPE_CHECKING:
@@ -38,6 +38,6 @@ class LastItemRecommender:
         """BM25 scores of the catalogue, shape (batch, n_items)."""
         index, backoff = require_fitted(self._index, self.name), require_fitted(self._backoff, self.name)
         scores = np.empty((len(histories), index.n_documents))
-        for row, history in enumerate(histories):
+        for row, history in enumerate(checked_histories(histories, n_items=index.n_documents)):
             scores[row] = index.scores(self._documents[int(history[-1])]) if len(history) else 0.0
         return scores + backoff

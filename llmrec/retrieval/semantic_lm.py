@@ -166,6 +166,7 @@ class SemanticLmRecommender:
         *,
         allowed: npt.NDArray[np.integer] | None = None,
         excluded: Sequence[int] | npt.NDArray[np.integer] = (),
+        seed: int = 0,
     ) -> Found:
         """Items that answer a query, best first; fewer than n, with a note, where fewer are left.
 
@@ -174,11 +175,17 @@ class SemanticLmRecommender:
             n: items wanted.
             allowed: item rows, or a boolean per item, to choose from; None is all.
             excluded: item rows to leave out.
+            seed: of the draws, where the settings have a temperature; with the query it decides them.
         """
-        return (await self.search_many([query], n, [ItemFilter(allowed, excluded)]))[0]
+        return (await self.search_many([query], n, [ItemFilter(allowed, excluded)], seed=seed))[0]
 
     async def search_many(
-        self, queries: Sequence[str], n: int = 10, filters: Sequence[ItemFilter] | None = None
+        self,
+        queries: Sequence[str],
+        n: int = 10,
+        filters: Sequence[ItemFilter] | None = None,
+        *,
+        seed: int = 0,
     ) -> list[Found]:
         """Items for several queries in one batch; see `search`.
 
@@ -192,7 +199,8 @@ class SemanticLmRecommender:
             if not query.strip():
                 raise ConfigError(f"a search needs a query, got {query!r}")
         prompts = [search_prompt(query) for query in queries]
-        return self._search(prompts, filters or [ItemFilter()] * len(queries), [0] * len(queries), n)
+        seeds = [derive(seed, "search", query) for query in queries]
+        return self._search(prompts, filters or [ItemFilter()] * len(queries), seeds, n)
 
     def prompt(self, history: Sequence[int]) -> str:
         """What the model reads for a history of item rows."""

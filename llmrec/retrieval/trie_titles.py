@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from llmrec.errors import ConfigError, UnsupportedError
 from llmrec.lm.protocol import LanguageModel
-from llmrec.retrieval.base import FloatArray, IntArray, require_fitted
+from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, require_fitted
 from llmrec.retrieval.calrec import flat_items, history_prompt
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class TrieTitlesRecommender:
         An empty history cannot be prompted: nothing is ranked for it.
         """
         table = require_fitted(self._table, self.name)
+        histories = checked_histories(histories, n_items=table.n_items)
         scores = np.full((len(histories), table.n_items), -np.inf)
         asked = [number for number, history in enumerate(histories) if len(history)]
         prompts = [self._prompt(histories[number], table) for number in asked]

@@ -128,7 +128,7 @@ def resources_for(
     made: dict[str, Recommender] = {"knn": neighbours}
     for spec in (config.recommender, config.ranker or config.recommender):
         if spec not in made:
-            made[spec] = registry.fitted(spec, dataset, split, lm=lm)
+            made[spec] = registry.fitted(spec, dataset, split, lm=lm, same_events=False)
     return build_resources(
         dataset,
         train=split.train,

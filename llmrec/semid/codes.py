@@ -275,7 +275,9 @@ class SemanticIds:
         if len(vectors) != new:
             raise DataError(f"the catalogue has {new} new items, got {len(vectors)} vectors; give one for each")
         codes = np.concatenate([self.codes, self.encode_new(vectors)]) if new else self.codes
-        facts = {**self.facts, "extended_by": int(self.facts.get("extended_by", 0)) + new}
+        # What was measured on the old items alone is left out.
+        measured = {name: fact for name, fact in self.facts.items() if name != "variance_left"}
+        facts = {**measured, "extended_by": int(self.facts.get("extended_by", 0)) + new}
         return replace(self, codes=codes, catalogue_hash=catalogue.content_hash, facts=facts)
 
     def reconstruct(self, rows: IntArray | None = None) -> Vectors:

@@ -42,6 +42,8 @@ def save(ids: SemanticIds, folder: Path) -> None:
         CacheError: the folder holds other things.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"{str(folder)!r} is a file; name a folder for the semantic ids")
     if folder.exists() and any(folder.iterdir()) and not (folder / SPEC_FILE).exists():
         raise CacheError(f"the folder {str(folder)!r} holds other files than semantic ids; name another folder")
     arrays = dump_arrays(_arrays(ids))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load
+from safetensors.numpy import save as dump
 
 from llmrec.errors import CacheError, StorageError
 from llmrec.semid.prefix_table import PrefixTable
 
-VERSION = 1
-_SPEC, _ARRAYS = "table.json", "table.safetensors"
+VERSION = 2
+SPEC, _ARRAYS = "table.json", "table.safetensors"
 _NAMES = ("indptr", "token", "lo", "hi", "items")
 
 
@@ -24,8 +27,10 @@ def save_table(table: PrefixTable, folder: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    arrays = dump({name: np.ascontiguousarray(getattr(table, name)) for name in _NAMES})
     spec = {
         "version": VERSION,
+        "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
         "n_items": table.n_items,
         "n_nodes": table.n_nodes,
         "level_starts": list(table.level_starts),
@@ -33,8 +38,11 @@ def save_table(table: PrefixTable, folder: Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(getattr(table, name)) for name in _NAMES}, folder / _ARRAYS)
-        (folder / _SPEC).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+        (folder / SPEC).unlink(missing_ok=True)  # a kill from here on leaves no table rather than a mixed one
+        partial = folder / f"{_ARRAYS}.partial"
+        partial.write_bytes(arrays)
+        os.replace(partial, folder / _ARRAYS)
+        (folder / SPEC).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"the prefix table cannot be written to {str(folder)!r}: {error}") from error
 
@@ -50,7 +58,7 @@ def load_table(folder: Path, *, catalogue_hash: str | None = None) -> PrefixTabl
         CacheError: the folder holds no table, a damaged one, one of another version or of another catalogue.
     """
     try:
-        spec: dict[str, Any] = json.loads((folder / _SPEC).read_text(encoding="utf-8"))
+        spec: dict[str, Any] = json.loads((folder / SPEC).read_text(encoding="utf-8"))
         version = spec["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(f"no readable prefix table in {str(folder)!r} ({error}); build it again") from error
@@ -62,7 +70,10 @@ def load_table(folder: Path, *, catalogue_hash: str | None = None) -> PrefixTabl
             f"in use is {catalogue_hash!r}; build it again"
         )
     try:
-        arrays = load_file(folder / _ARRAYS)
+        content = (folder / _ARRAYS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != spec["arrays_sha256"]:
+            raise ValueError("the arrays are not those that table.json describes")
+        arrays = load(content)
         table = PrefixTable(
             **{name: arrays[name] for name in _NAMES},
             level_starts=tuple(int(start) for start in spec["level_starts"]),

@@ -27,7 +27,7 @@ from llmrec.semid.device_table import DeviceTable
 from llmrec.semid.filters import FilterBatch, ItemFilter
 from llmrec.semid.prefix_table import PAD, PrefixTable
 from llmrec.semid.processor import mask_outside
-from llmrec.semid.table_file import load_table
+from llmrec.semid.table_file import SPEC, load_table
 
 FOLDER_VARIABLE = "LLMREC_PREFIX_TABLE"
 TABLE, ALLOWED, EXCLUDED = "prefix_table", "prefix_table_allowed", "prefix_table_excluded"
@@ -116,8 +116,10 @@ class TableProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type
 
     def _mask(self, logits: torch.Tensor, folder: str) -> None:
         rows = {index: row for index, row in sorted(self._rows.items()) if row.folder == folder}
-        if folder not in self._tables:
-            self._tables[folder] = DeviceTable(_load(folder), self._device)
+        found = _load(folder)
+        if folder not in self._tables or self._tables[folder].table is not found:
+            self._tables[folder] = DeviceTable(found, self._device)
+            self._filters.pop(folder, None)
         table = self._tables[folder]
         if folder not in self._filters:
             self._filters[folder] = FilterBatch(table.table, [row.rule for row in rows.values()], device=self._device)
@@ -166,6 +168,15 @@ def _order(params: SamplingParams) -> tuple[str, ItemFilter] | None:
     return folder, ItemFilter(allowed, np.array(rows[EXCLUDED] or [], dtype=np.int64))
 
 
-@lru_cache(maxsize=8)
 def _load(folder: str) -> PrefixTable:
+    """The table as it is now: one that is built anew in place is read anew."""
+    try:
+        stamp = (Path(folder) / SPEC).stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _loaded(folder, stamp)
+
+
+@lru_cache(maxsize=8)
+def _loaded(folder: str, _stamp: int) -> PrefixTable:
     return load_table(Path(folder))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from llmrec.assets import asset
 from llmrec.benchmark.suite import CellResult, cell_key, cells, run_cells
@@ -64,6 +66,50 @@ def test_finished_cells_are_not_run_again_and_a_changed_setting_is(results: tupl
     run_cells(changed, list(cells(changed, rows=["knn (narrow)"])), data="", out=out, say=lambda line: None)
     moved = [path for path in stamps if path.stat().st_mtime_ns != stamps[path]]
     assert [path.parent.parent.name for path in moved] == ["knn (narrow)"]
+
+
+def _changed(row: str, **config: object) -> SuiteConfig:
+    plain = json.loads(SUITE.model_dump_json())
+    plain["datasets"]["films"]["rows"][row]["config"] |= config
+    return SuiteConfig.model_validate(plain)
+
+
+def test_a_changed_setting_of_what_is_trained_starts_a_new_training(
+    results: tuple[Path, list[CellResult]], tmp_path: Path
+) -> None:
+    """The checkpoint of the old settings lies in the same folder, and neither stops the suite nor is continued."""
+    shutil.copytree(results[0], tmp_path, dirs_exist_ok=True)
+    wider = _changed("sasrec", width=16)
+    done = run_cells(wider, list(cells(wider, rows=["sasrec"])), data="", out=tmp_path, say=lambda line: None)
+    assert {one.cell.row for one in done} == {"sasrec"}
+    assert done[0].facts["parameters"] != results[1][2].facts["parameters"]
+    kept = [path.name for path in done[0].cell.folder(tmp_path).glob("checkpoint*")]
+    assert kept == [f"checkpoint-{done[0].facts['key']}"]
+
+
+def test_a_kill_between_two_files_leaves_no_result_of_two_settings(
+    results: tuple[Path, list[CellResult]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(results[0], tmp_path, dirs_exist_ok=True)
+    wide = _changed("knn (narrow)", window=10)
+    todo = list(cells(wide, rows=["knn (narrow)"]))
+
+    def killed(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llmrec.benchmark.suite.json.dumps", killed)  # the figures are written last
+        patch.setattr("llmrec.benchmark.suite.cell_key", lambda *_args: "another")
+        with pytest.raises(KeyboardInterrupt):
+            run_cells(wide, todo, data="", out=tmp_path, say=lambda line: None)
+    assert not np.array_equal(np.load(todo[0].folder(tmp_path) / "ranks.npy"), results[1][1].ranks)
+    (again,) = run_cells(SUITE, list(cells(SUITE, rows=["knn (narrow)"])), data="", out=tmp_path, say=lambda line: None)
+    assert float(ndcg_at(again.ranks, 10).mean()) == pytest.approx(again.facts["metrics"]["ndcg@10"]["value"])
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValidationError, match="recall@20"):
+        SuiteConfig.model_validate({**json.loads(SUITE.model_dump_json()), "main": ["recall@20"]})
 
 
 def test_the_table_is_the_mean_over_seeds_of_the_users_own_values(results: tuple[Path, list[CellResult]]) -> None:

@@ -265,6 +265,22 @@ def test_strength_zero_is_the_student(data: Dataset, split: Split, follow: Float
     assert np.array_equal(again.item_embeddings(), taught.item_embeddings())
 
 
+def test_a_checkpoint_belongs_to_one_teacher(data: Dataset, split: Split, follow: FloatArray, tmp_path: Path) -> None:
+    """A finished plain student is not taken for a taught one, nor one teacher's for another's."""
+    train(data, split, epochs=1, checkpoint=tmp_path)
+    lists, others = (asyncio.run(build_teacher_lists(Chain(follow), split.train, k=k)) for k in (5, 4))
+    with pytest.raises(CacheError, match="other data or settings"):
+        train(data, split, epochs=1, checkpoint=tmp_path, extra_loss=RankingDistillation(lists, n_items=N_ITEMS))
+    own = tmp_path / "own"
+    taught = train(data, split, epochs=1, checkpoint=own, extra_loss=RankingDistillation(lists, n_items=N_ITEMS))
+    again = train(data, split, epochs=1, checkpoint=own, extra_loss=RankingDistillation(lists, n_items=N_ITEMS))
+    assert np.array_equal(taught.item_embeddings(), again.item_embeddings())
+    with pytest.raises(CacheError, match="other data or settings"):
+        train(data, split, epochs=1, checkpoint=own, extra_loss=RankingDistillation(others, n_items=N_ITEMS))
+    with pytest.raises(ConfigError, match="identity"):
+        SasrecRecommender(checkpoint=own, extra_loss=lambda states, vectors, batch: states.sum())
+
+
 async def test_a_teacher_that_knows_helps_and_one_that_does_not_does_not(
     data: Dataset, split: Split, follow: FloatArray
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from llmrec.data.dataset import Dataset
 from llmrec.data.splits import leave_one_out
 from llmrec.errors import CacheError, ModelError
-from llmrec.ranking.fit import CurvePoint, ExtraLoss, FitConfig, FitState, Progress, Report, seeded_torch
+from llmrec.ranking.fit import CurvePoint, ExtraLoss, FitConfig, FitState, Progress, Report, _Run, seeded_torch
 from llmrec.ranking.sasrec import SasrecConfig, SasrecRecommender
 from llmrec.ranking.sequences import AugmentConfig, Batch
 from tests.ranking.synthetic import walks
@@ -98,6 +99,16 @@ def test_time_runs_out_inside_an_epoch_and_more_time_goes_on(data: Dataset, tmp_
     assert short.fit_state.stopped == "minutes"
     assert curve(short)[-1][:2] == (0, 1)  # one step, then validated all the same
     assert curve(run(data, folder=tmp_path)) == curve(run(data))
+
+
+def test_time_that_runs_out_with_the_last_epoch_leaves_nothing_to_go_on_with(data: Dataset) -> None:
+    state = FitState(epoch=3, minutes=9.0, curve=[CurvePoint(3, 9, 1.0, 0.1, 9.0)])
+    for epochs, patience, told in ((3, 5, "epochs"), (9, 0, "patience"), (9, 5, "minutes")):
+        run = SimpleNamespace(state=state, config=SimpleNamespace(epochs=epochs, patience=patience, max_minutes=1.0))
+        _Run.stop(run, True)  # type: ignore[arg-type]
+        assert state.stopped == told
+    _Run.stop(SimpleNamespace(state=state, config=SimpleNamespace(epochs=3, patience=5, max_minutes=1.0)), False)  # type: ignore[arg-type]
+    assert state.stopped == "minutes"  # the last epoch itself was broken off
 
 
 def test_patience_ends_it_and_the_best_weights_stay(data: Dataset) -> None:

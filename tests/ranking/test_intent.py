@@ -107,3 +107,5 @@ def test_scores_that_are_no_qualities_are_refused_as_given(categories: ItemCateg
     reranker = IntentReranker(categories, config=IntentConfig(scale="given"))
     with pytest.raises(ConfigError, match="minmax"):
         reranker.rerank([0, 1], [-7.0, -9.0], RerankContext(), 2)
+    with pytest.raises(ConfigError, match=r"\[0, 1\], got 1.7"):
+        reranker.rerank([0, 1], [1.7, 0.2], RerankContext(), 2)

@@ -7,7 +7,8 @@ import pytest
 
 from llmrec.data.splits import leave_one_out
 from llmrec.errors import DataError
-from llmrec.ranking.sequences import AugmentConfig, TrainingSequences, checked_histories, pack, pack_for_training
+from llmrec.ranking.sequences import AugmentConfig, TrainingSequences, pack, pack_for_training
+from llmrec.retrieval.base import checked_histories
 from llmrec.seeding import rng
 from tests.ranking.synthetic import dataset_of, walks
 
@@ -106,7 +107,7 @@ def test_no_pair_to_learn_from_is_an_error() -> None:
 
 
 def test_unknown_item_rows_are_named() -> None:
-    with pytest.raises(DataError, match=r"got row 7; this model knows the rows 0 to 6"):
+    with pytest.raises(DataError, match=r"got row 7; this catalogue has the rows 0 to 6"):
         checked_histories([np.array([1, 7])], n_items=7, max_length=5)
     with pytest.raises(DataError, match="got row -1"):
         checked_histories([np.array([-1])], n_items=7, max_length=5)

@@ -13,7 +13,7 @@ from llmrec.data.catalogue import Catalogue
 from llmrec.data.dataset import Dataset
 from llmrec.data.interactions import Interactions
 from llmrec.data.splits import Split, leave_one_out
-from llmrec.errors import ConfigError, MissingDependencyError
+from llmrec.errors import ConfigError, DataError, MissingDependencyError
 from llmrec.ranking.registry import build, names, needs_backbone
 from llmrec.retrieval.base import BACKOFF, Recommender
 from llmrec.retrieval.dense import DenseConfig, DenseIndex, DenseRecommender
@@ -51,6 +51,15 @@ async def test_contract_a_row_does_not_depend_on_its_batch(fitted: Recommender) 
 
 async def test_contract_no_histories_is_no_rows(fitted: Recommender, dataset: Dataset) -> None:
     assert (await fitted.score([], users=[], seed=0)).shape == (0, len(dataset.catalogue))
+
+
+async def test_contract_unknown_items_are_refused_by_number(fitted: Recommender, dataset: Dataset) -> None:
+    """-1 would be the last item, and a number beyond the end somebody else's error."""
+    if isinstance(fitted, PopularityRecommender | RandomRecommender):
+        pytest.skip("reads no history")
+    for row in (-1, len(dataset.catalogue)):
+        with pytest.raises(DataError, match=f"unknown item, got row {row}"):
+            await fitted.score([np.array([0]), np.array([2, row])])
 
 
 @pytest.mark.parametrize("name", WITHOUT_BACKBONE)

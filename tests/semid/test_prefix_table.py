@@ -136,6 +136,16 @@ def test_a_saved_table_is_the_same_and_knows_its_catalogue(tmp_path: Path) -> No
         load_table(tmp_path / "table", catalogue_hash="xyz")
 
 
+def test_a_table_half_replaced_by_another_is_refused(tmp_path: Path) -> None:
+    """The arrays of B beside the description of A, whichever of the two a kill left behind."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    save_table(PrefixTable.from_paths(equal_paths(50), catalogue_hash="A"), first)
+    save_table(PrefixTable.from_paths(equal_paths(50)[::-1], catalogue_hash="B"), second)
+    (first / "table.safetensors").write_bytes((second / "table.safetensors").read_bytes())
+    with pytest.raises(CacheError, match="not those that"):
+        load_table(first, catalogue_hash="A")
+
+
 def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "table"
     with pytest.raises(CacheError, match="no readable prefix table"):
