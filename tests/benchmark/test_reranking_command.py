@@ -45,5 +45,5 @@ def test_the_table_has_every_list_and_its_change(
 
 def test_a_wrong_attribute_is_one_line(command: object) -> None:
     assert callable(command)
-    with pytest.raises(SystemExit, match="error: .*nonsense"):
+    with pytest.raises(SystemExit, match=r"error: .*nonsense"):
         command("--users", "5", "--attribute", "nonsense")
