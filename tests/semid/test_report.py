@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from llmrec.data.catalogue import Catalogue
+from llmrec.data.films import load_films
 from llmrec.errors import CacheError, DataError
+from llmrec.retrieval.encoders import TfidfSvdEncoder
 from llmrec.seeding import rng
 from llmrec.semid.build import build_ids
 from llmrec.semid.categories import category_attribute, category_paths
@@ -107,3 +109,16 @@ def test_planted_categories_are_pure_and_shuffled_ids_are_not() -> None:
         report(ids, shop())
     with pytest.raises(DataError, match="300 items, got vectors of 299"):
         build_ids(catalogue, vectors[:299])
+
+
+def test_ids_of_real_texts_tell_genres_and_shuffled_ones_do_not() -> None:
+    """The verify line of TIGER: the first code against categories, beside a random order of the same codes."""
+    films = load_films()
+    texts = [films.catalogue.document(row) for row in range(len(films.catalogue))]
+    vectors = TfidfSvdEncoder(texts, dimensions=64, seed=0).encode(texts)
+    ids = build_ids(films.catalogue, vectors, config=KmeansConfig(levels=(16, 16)), seed=0)
+    first = report(ids, films.catalogue).levels[0]
+    assert first.purity is not None
+    assert first.purity_floor is not None
+    assert first.purity > first.purity_floor + 0.1
+    assert first.usage >= 0.8

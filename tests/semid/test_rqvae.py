@@ -153,6 +153,7 @@ def test_alignment_brings_collaborative_structure_into_the_codes() -> None:
     plain = quantise(text, config(**settings), seed=0)
     aligned = quantise(text, config(**settings, alignment=3.0), seed=0, collaborative=users)
     assert purity(aligned.codes[:, 0], faint) > purity(plain.codes[:, 0], faint) + 0.08
+    assert all(len(np.unique(aligned.codes[:, level])) >= 0.8 * 8 for level in range(2))  # alignment costs no codes
 
 
 def test_categories_shape_the_codes_and_even_use_keeps_entropy() -> None:
