@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from llmrec.errors import ConfigError
-from llmrec.ranking.blend_fit import Users, make_pool, run_sync, score_parts, search_weights
+from llmrec.ranking.blend_fit import Users, make_pool, score_parts, search_weights
 from llmrec.ranking.normalise import Normaliser, combine, normalise
 from llmrec.ranking.saved import Origin, check_events
 from llmrec.ranking.validation import validation_sample
 from llmrec.retrieval.base import FloatArray, IntArray, Recommender, require_fitted
+from llmrec.running import run_sync
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset

@@ -7,11 +7,8 @@ weights are upper bounds, close ones where lists agree.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +18,6 @@ from llmrec.metrics.ranking import MISS, masked_scores, ndcg_at, top_k_of_masked
 from llmrec.ranking.normalise import Normaliser, fit_temperature, normalise
 from llmrec.retrieval.base import FloatArray, IntArray, Recommender
 
-T = TypeVar("T")
 _BATCH = 256  # users scored at once
 _TEMPERATURE_BATCHES = 2  # batches that the temperatures are fitted on
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -144,12 +140,6 @@ def search_weights(objective: Callable[[FloatArray], float], n_parts: int) -> tu
         around = [np.clip(share + shift, 0, 1) for share in weights for shift in (-width, width)]
         weights, value = _ascend(objective, weights, sorted({float(share) for share in around}))
     return weights, value
-
-
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for a coroutine from synchronous code that may itself stand below a running event loop."""
-    with ThreadPoolExecutor(1, thread_name_prefix="llmrec-blend") as thread:
-        return thread.submit(asyncio.run, work).result()
 
 
 def _ascend(

@@ -6,10 +6,8 @@ decoder alone, all positions of a history learnt in one pass, and beam search th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +30,11 @@ from llmrec.ranking.generative_model import CodeNetwork, build_model, build_toke
 from llmrec.ranking.saved import Origin, origin_of, read_spec, write_spec
 from llmrec.ranking.tensors import read_weights, write_weights
 from llmrec.retrieval.base import FloatArray, IntArray, checked_histories, popularity_backoff, require_fitted
-from llmrec.retrieval.item_vectors import item_vectors
+from llmrec.retrieval.semantic import semantic_ids
+from llmrec.running import run_sync
 from llmrec.seeding import derive
 from llmrec.semid.base import default_levels
 from llmrec.semid.beam import Found
-from llmrec.semid.build import build_ids
 from llmrec.semid.codes import SemanticIds
 from llmrec.semid.filters import ItemFilter
 from llmrec.semid.quantiser import quantiser_config
@@ -160,17 +158,9 @@ class GenerativeRecommender:
             return self._given
         if config.ids is not None:
             return SemanticIds.load(Path(config.ids).expanduser(), catalogue)
-        work = item_vectors(config.vectors, dataset, split=split, seed=config.fit.seed)
-        with ThreadPoolExecutor(1) as pool:  # a thread of its own, since the caller's may be running a loop
-            made = pool.submit(asyncio.run, work).result()
-        return build_ids(
-            catalogue,
-            made.vectors,
-            config=quantiser_config(config.quantiser, levels=config.levels or default_levels(len(catalogue))),
-            seed=config.fit.seed,
-            counts=split.train.item_counts(),
-            encoder=made.state,
-            note=made.note,
+        quantiser = quantiser_config(config.quantiser, levels=config.levels or default_levels(len(catalogue)))
+        return run_sync(
+            semantic_ids(dataset, vectors=config.vectors, config=quantiser, split=split, seed=config.fit.seed)
         )
 
     async def score(
