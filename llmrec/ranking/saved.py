@@ -97,7 +97,7 @@ def check_events(name: str, origin: Origin, split: Split) -> None:
         raise CacheError(
             f"{name} was fitted on other training events (hash {origin.train}) than those of this split (hash "
             f"{split.train.content_hash}, {split.protocol}), which may hold the targets that are asked for: its "
-            "figures would be worth nothing; fit it on this split"
+            "figures would be worth nothing; fit it on this split (the viewers of films change with --seed)"
         )
 
 

@@ -32,12 +32,20 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_stands_where_a_name_does(saved: Path) -> None:
-    code, out, err = _run("evaluate", "--models", str(saved), "--users", "50", "--json")
+    code, out, err = _run("evaluate", "--models", str(saved), "--users", "50", "--seed", "3", "--json")
     assert code == 0, err
     answer = json.loads(out)
     assert set(answer["models"]) == {"popular", "knn", str(saved)}
     assert answer["seconds"][str(saved)]["fit"] < 0.1  # loaded, not trained again
     assert "best of 1 epochs" in answer["notes"][str(saved)]
+
+
+def test_one_fitted_on_other_viewers_is_refused_with_the_remedy(saved: Path) -> None:
+    """films draws its viewers with the seed: the ranker of seed 3 has never met those of seed 0."""
+    code, _, err = _run("evaluate", "--models", str(saved), "--users", "50")
+    assert code == 2
+    assert "other training events" in err
+    assert "--seed" in err
 
 
 def test_describe_tells_what_is_inside(saved: Path) -> None:
