@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from llmrec.retrieval.base import Recommender
 
 app = typer.Typer(add_completion=False)
-_ROLE = "recommender"
 _USUAL_CUTOFF = 10
 _BLEND = "blend"
-_BY_ID = "semantic-lm"
 _NO_PARTS = ("popular", "random")  # floors: nothing to blend
 
 
@@ -221,6 +219,7 @@ def _build(
     names: list[str], backbone: str | None, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
 ) -> dict[str, Recommender]:
     """Recommenders by name, all but a blend; the backbone is loaded once, and only for those that ask it."""
+    from llmrec.cli.asking import asking_recommenders, open_recommender_lm
     from llmrec.errors import ConfigError
     from llmrec.ranking.registry import build, needs_backbone
 
@@ -228,35 +227,13 @@ def _build(
     asking = [name for name in names if needs_backbone(name)]
     made = {name: build(name) for name in plain}
     if backbone is not None and asking:
-        made |= _asking(asking, backbone, adapter, seed, device, sampling)
+        lm = open_recommender_lm(backbone, adapter, seed=seed, device=device)
+        made |= asking_recommenders(asking, lm, sampling=sampling)
     elif adapter is not None:
         raise ConfigError("--adapter belongs to calrec and its kin: name one in --models and give its --backbone")
     elif asking:
         build(asking[0])  # says what is missing
     return made
-
-
-def _asking(
-    names: list[str], backbone: str, adapter: Path | None, seed: int, device: str, sampling: dict[str, Any]
-) -> dict[str, Recommender]:
-    """The recommenders that ask a language model."""
-    from llmrec.lm.loading import load_backbone
-    from llmrec.ranking.registry import build
-    from llmrec.retrieval.calrec import CalrecConfig
-
-    adapters = {} if adapter is None else {_ROLE: adapter}
-    lm = load_backbone(backbone, adapters=adapters, seed=seed, device=device)
-    tuned = _ROLE in lm.capabilities.adapters
-    texts = [name for name in names if name != _BY_ID]  # an id generator brings an adapter of its own
-    if texts and not tuned:
-        note(
-            f"{', '.join(texts)}: the bare backbone is asked, which has no recommender adapter; name a LoRA folder "
-            "with --adapter"
-        )
-    options: dict[str, dict[str, Any]] = {name: {"adapter": _ROLE if tuned else None} for name in texts}
-    if "calrec" in options:
-        options["calrec"]["config"] = CalrecConfig(**sampling)
-    return {name: build(name, lm=lm, **options.get(name, {})) for name in names}
 
 
 def _show(result: dict[str, Any]) -> None:

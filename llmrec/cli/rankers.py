@@ -21,6 +21,7 @@ from llmrec.cli.common import (
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
+    from llmrec.lm.protocol import LanguageModel
     from llmrec.retrieval.base import Recommender
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train recommenders, and say what is in a folder.")
@@ -45,6 +46,21 @@ def fit(
             "--vectors", help="Item vectors for a recommender that takes them: tfidf, minilm, ...", metavar="SPEC"
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Slow recommender whose lists sasrec learns too (DLLM2Rec): calrec, knn, ..., or a folder.",
+            metavar="NAME|DIR",
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Language model of the teacher, or of vectors lm.", metavar="DIR")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="LoRA folder of the recommender role.", metavar="DIR")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; for the backbone.")] = "auto",
     json_output: JsonOption = False,
     seed: SeedOption = 0,
 ) -> None:
@@ -52,10 +68,12 @@ def fit(
     with run_command(resume="run the same command again to go on"):
         import time
 
+        from llmrec.cli.teaching import distil_settings, taught_by
         from llmrec.data.spec import load
         from llmrec.data.splits import leave_one_out
         from llmrec.errors import ConfigError
         from llmrec.ranking import registry
+        from llmrec.ranking.distil import teacher_item_vectors
         from llmrec.ranking.progress import told
 
         if registry.is_saved(out):
@@ -63,14 +81,22 @@ def fit(
         if not registry.saves(model):
             able = ", ".join(name for name in registry.names() if registry.saves(name))
             raise ConfigError(f"{model!r} keeps nothing on disk: name it as it is; these can be saved: {able}")
-        config = registry.settings(model, _values(set_ or []), seed=seed)
+        values = _values(set_ or [])
+        asked, distil = distil_settings(model, teacher, values)
+        config = registry.settings(model, values, seed=seed)
         data = load(dataset, seed=seed)
         split = leave_one_out(data.interactions)
         options: dict[str, Any] = {} if config is None else {"config": config}
         if parts is not None:
             options["parts"] = [_part(name.strip(), data, split) for name in parts.split(",") if name.strip()]
+        lm = _lm(teacher, vectors, backbone, adapter, seed=seed, device=device)
         if vectors is not None:
-            options["item_vectors"] = _vectors(vectors, data, split, seed)
+            made = _vectors(vectors, data, split, lm, seed)
+            options["item_vectors"] = made if teacher is None else teacher_item_vectors(made, strength=distil.vectors)
+        if teacher is not None:
+            options["extra_loss"] = taught_by(
+                teacher, lm, data, split, asked=asked, distil=distil, seed=seed, kept=out / "teacher"
+            )
         if registry.resumes(model):
             options["checkpoint"] = out / "checkpoint"
         started = time.perf_counter()
@@ -112,12 +138,33 @@ def _part(name: str, data: Dataset, split: Split) -> Recommender:
     return registry.fitted(name, data, split)
 
 
-def _vectors(spec: str, data: Dataset, split: Split, seed: int) -> Any:
-    import asyncio
+def _lm(
+    teacher: str | None, vectors: str | None, backbone: str | None, adapter: Path | None, *, seed: int, device: str
+) -> LanguageModel | None:
+    """The language model, where the teacher or the item vectors ask one.
 
+    Raises:
+        ConfigError: it is missing, or given although nothing asks it.
+    """
+    from llmrec.cli.asking import open_recommender_lm
+    from llmrec.cli.teaching import asks_lm
+    from llmrec.errors import ConfigError
+    from llmrec.retrieval.item_vectors import needs_lm
+
+    asked = [f"--teacher {teacher}"] if teacher is not None and asks_lm(teacher) else []
+    asked += [f"--vectors {vectors}"] if vectors is not None and needs_lm(vectors) else []
+    if asked and backbone is None:
+        raise ConfigError(f"{' and '.join(asked)}: a language model is asked; name a backbone folder (--backbone DIR)")
+    if not asked and (backbone is not None or adapter is not None):
+        raise ConfigError("--backbone and --adapter go with a --teacher that asks a language model, or --vectors lm")
+    return None if backbone is None else open_recommender_lm(backbone, adapter, seed=seed, device=device)
+
+
+def _vectors(spec: str, data: Dataset, split: Split, lm: LanguageModel | None, seed: int) -> Any:
     from llmrec.retrieval.item_vectors import item_vectors
+    from llmrec.running import run_sync
 
-    return asyncio.run(item_vectors(spec, data, split=split, seed=seed)).vectors
+    return run_sync(item_vectors(spec, data, split=split, lm=lm, seed=seed)).vectors
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,9 @@ class DistilConfig(BaseModel):
     """Share of the teacher's confidence in a weight."""
     consistency: NonNegativeFloat = 0.1
     """Share of the agreement with the student in a weight."""
+    vectors: NonNegativeFloat = 0.3
+    """Mean length of the teacher's item vectors beside the student's own, where they are given
+    (`teacher_item_vectors`)."""
 
     @model_validator(mode="after")
     def _some_share(self) -> DistilConfig:
@@ -126,15 +129,20 @@ class RankingDistillation:
         lists: of the teacher.
         n_items: size of the catalogue.
         config: settings.
+        teacher: its name, for notes.
 
     Raises:
         DataError: the lists name items beyond the catalogue, or there is none.
         ConfigError: the lists are so long that no item is left to draw.
     """
 
-    def __init__(self, lists: TeacherLists, *, n_items: int, config: DistilConfig | None = None) -> None:
+    def __init__(
+        self, lists: TeacherLists, *, n_items: int, config: DistilConfig | None = None, teacher: str = ""
+    ) -> None:
         self.config = config or DistilConfig()
         self.n_items = n_items
+        self.note = f"taught by {teacher or 'a teacher'}: {len(lists)} lists, {lists.n_empty} of them empty"
+        """For the description of the student."""
         lists = lists.usable()
         if not len(lists):
             raise DataError("the teacher has no list with an item; see why it failed, and build the lists again")

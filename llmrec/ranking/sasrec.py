@@ -148,6 +148,8 @@ class SasrecRecommender:
             checkpoint=checkpoint,
         )
         self._note = f"{hardware.device}, {str(hardware.dtype).removeprefix('torch.')}"
+        if said := getattr(self._extra_loss, "note", ""):
+            self._note += f"; {said}"
         self._counts, self.origin = counts, Origin.of(dataset, split)
         self._ready(network)
 

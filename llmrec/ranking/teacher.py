@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from llmrec.data.arrow import storage_errors
-from llmrec.errors import CacheError, ConfigError, DataError
+from llmrec.errors import CacheError, DataError
 from llmrec.metrics.ranking import masked_scores, top_k_of_masked
 from llmrec.retrieval.base import FloatArray, IntArray
 from llmrec.seeding import derive
@@ -19,6 +22,23 @@ from llmrec.seeding import derive
 if TYPE_CHECKING:
     from llmrec.data.interactions import Interactions
     from llmrec.retrieval.base import Recommender
+
+
+class TeacherConfig(BaseModel):
+    """What a teacher is asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: PositiveInt = 10
+    """Length of a list."""
+    prefixes_per_user: PositiveInt = 1
+    """Newest prefixes of each user that have an item behind them in the training events."""
+    temperature: PositiveFloat | None = None
+    """None gives distances from 0 (best item) to 1 (last of the list), whatever the teacher's scores; a number gives
+    score differences to the best item divided by it, for scores that are logits: the confidences are then the teacher's
+    own probabilities within the list."""
+    batch_size: PositiveInt = 64
+    """Prefixes that are asked about at once; a killed collection goes on behind the last whole batch."""
 
 
 @dataclass(frozen=True)
@@ -93,52 +113,77 @@ async def build_teacher_lists(
     teacher: Recommender,
     train: Interactions,
     *,
-    k: int = 10,
-    prefixes_per_user: int = 1,
-    temperature: float | None = None,
-    batch_size: int = 256,
+    config: TeacherConfig | None = None,
     seed: int = 0,
+    kept: Path | None = None,
+    identity: str = "",
+    report: Callable[[int], None] | None = None,
 ) -> TeacherLists:
     """Ask a fitted recommender what follows prefixes of training histories; items of the prefix are left out.
 
     Args:
         teacher: fitted on the same training events.
         train: training events.
-        k: length of a list.
-        prefixes_per_user: newest prefixes of each user that have an item behind them in the training events.
-        temperature: None gives distances from 0 (best item) to 1 (last of the list), whatever the teacher's scores; a
-            number gives score differences to the best item divided by it, for scores that are logits: the confidences
-            are then the teacher's own probabilities within the list.
-        batch_size: prefixes that are asked about at once.
+        config: how many prefixes, how long the lists.
         seed: of what the teacher draws.
+        kept: folder in which the answers are kept batch by batch; the same call goes on from there after a kill.
+        identity: tells one teacher from another of the same name, such as a content hash of its weights.
+        report: called after every batch with its number of prefixes.
 
     Raises:
         DataError: no user has two training events.
-        ConfigError: a number is not positive.
+        CacheError: kept answers are damaged.
+        StorageError: the disk is full or refuses the write.
     """
-    for name, number in (("k", k), ("prefixes_per_user", prefixes_per_user), ("batch_size", batch_size)):
-        if number < 1:
-            raise ConfigError(f"{name} must be at least 1, got {number!r}")
-    if temperature is not None and not temperature > 0:
-        raise ConfigError(f"temperature must be positive or None, got {temperature!r}")
-    users, lengths = _prefixes(train, prefixes_per_user)
+    config = config or TeacherConfig()
+    users, lengths = _prefixes(train, config.prefixes_per_user)
+    facts = (teacher.name, identity, config.model_dump_json(), str(seed), train.content_hash)
+    folder = None if kept is None else kept / hashlib.sha256("\x1e".join(facts).encode()).hexdigest()[:16]
+    batches = []
+    for start in range(0, len(users), config.batch_size):
+        part = slice(start, start + config.batch_size)
+        file = None if folder is None else folder / f"{start:08d}.npz"
+        if file is not None and file.is_file():
+            batches.append(TeacherLists.load(file, train))
+        else:
+            batches.append(await _asked(teacher, train, users[part], lengths[part], config, seed))
+            if file is not None:
+                batches[-1].save(file)
+        if report is not None:
+            report(len(batches[-1]))
+    arrays = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _ARRAYS}
+    return TeacherLists(**arrays, train_hash=train.content_hash)
+
+
+def n_prefixes(train: Interactions, config: TeacherConfig) -> int:
+    """How many prefixes `build_teacher_lists` asks about.
+
+    Raises:
+        DataError: no user has two training events.
+    """
+    return len(_prefixes(train, config.prefixes_per_user)[0])
+
+
+async def _asked(
+    teacher: Recommender,
+    train: Interactions,
+    users: IntArray,
+    lengths: IntArray,
+    config: TeacherConfig,
+    seed: int,
+) -> TeacherLists:
+    """The lists of one batch of prefixes."""
     ends = train.offsets[users] + lengths
     prefixes = [train.history(int(user))[:length] for user, length in zip(users, lengths, strict=True)]
-    items, distances = [], []
-    for start in range(0, len(users), batch_size):
-        part = slice(start, start + batch_size)
-        asked = [int(user) for user in users[part]]
-        scores = await teacher.score(prefixes[part], users=asked, seed=derive(seed, "teacher"))
-        masked = masked_scores(scores, prefixes[part])
-        top = _filled(top_k_of_masked(masked, k), k)
-        items.append(top)
-        distances.append(_distances(masked, top, temperature))
+    scores = await teacher.score(prefixes, users=[int(user) for user in users], seed=derive(seed, "teacher"))
+    masked = masked_scores(scores, prefixes)
+    top = _filled(top_k_of_masked(masked, config.k), config.k)
     return TeacherLists(
         users=users,
         inputs=train.items[ends - 1],
         targets=train.items[ends],
-        items=np.concatenate(items),
-        distances=np.concatenate(distances),
+        items=top,
+        distances=_distances(masked, top, config.temperature),
         train_hash=train.content_hash,
     )
 

@@ -18,6 +18,15 @@ def _run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def _table(folder: Path) -> Path:
+    """30 items, 20 users of six events."""
+    folder.mkdir()
+    (folder / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(30)))
+    rows = "".join(f"u{u},i{(u + 3 * k) % 30},{k}\n" for u in range(20) for k in range(6))
+    (folder / "interactions.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rankers") / "sasrec"
@@ -84,11 +93,61 @@ def test_what_is_there_is_not_written_over_and_another_catalogue_is_refused(save
     code, _, err = _run("rankers", "fit", "sasrec", "--out", str(saved), *SMALL)
     assert code == 2
     assert "holds a saved recommender already" in err
-    table = saved.parent / "own"
-    table.mkdir()
-    (table / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(30)))
-    rows = "".join(f"u{u},i{(u + 3 * k) % 30},{k}\n" for u in range(20) for k in range(6))
-    (table / "interactions.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    table = _table(saved.parent / "own")
     code, _, err = _run("evaluate", "--dataset", f"table:{table}", "--models", str(saved), "--users", "5")
     assert code == 2
     assert "was fitted on another catalogue" in err
+
+
+def test_a_language_model_teaches_and_its_lists_are_kept(tmp_path: Path) -> None:
+    """DLLM2Rec from the command line: lists and item vectors of one backbone; a second student asks nobody again."""
+    from llmrec.testing.models import save_tiny_model
+
+    table, backbone = _table(tmp_path / "own"), save_tiny_model(tmp_path / "tiny")
+    data = ["--dataset", f"table:{table}", *SMALL]
+    lessons = ["--teacher", "lm-likelihood", "--backbone", str(backbone), "--vectors", "lm"]
+    code, out, err = _run("rankers", "fit", "sasrec", "--out", str(tmp_path / "a"), *data, *lessons, "--json")
+    assert code == 0, err
+    assert "taught by lm-likelihood: 20 lists, 0 of them empty" in json.loads(out)["note"]
+    lists = sorted((tmp_path / "a" / "teacher").rglob("*.npz"))
+    assert len(lists) == 1
+    code, out, err = _run("rankers", "fit", "sasrec", "--out", str(tmp_path / "plain"), *data, "--json")
+    assert code == 0, err
+    assert "taught" not in json.loads(out)["note"]
+    weights = [(tmp_path / name / "item_vectors.safetensors").read_bytes() for name in ("a", "plain")]
+    assert weights[0] != weights[1]
+
+
+def test_settings_of_a_teacher_reach_it(tmp_path: Path) -> None:
+    table = _table(tmp_path / "own")
+    answers = []
+    for number, strength in enumerate(("0", "0.9")):
+        code, out, err = _run(
+            *("rankers", "fit", "sasrec", "--out", str(tmp_path / str(number)), "--dataset", f"table:{table}", *SMALL),
+            *("--teacher", "knn", "--set", "teacher.prefixes_per_user=2", "--set", f"distil.strength={strength}"),
+            "--json",
+        )
+        assert code == 0, err
+        assert "taught by knn: 40 lists" in json.loads(out)["note"]
+        answers.append((tmp_path / str(number) / "item_vectors.safetensors").read_bytes())
+    assert answers[0] != answers[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ease", "--teacher", "knn"], "--teacher teaches sasrec, got 'ease'"),
+        (["sasrec", "--teacher", "oracle"], "no recommender is called 'oracle'"),
+        (["sasrec", "--teacher", "calrec"], "--teacher calrec: a language model is asked; name a backbone folder"),
+        (["sasrec", "--vectors", "lm"], "--vectors lm: a language model is asked; name a backbone folder"),
+        (["sasrec", "--backbone", "x"], "go with a --teacher that asks a language model"),
+        (["sasrec", "--set", "distil.strength=1"], "belongs to a teacher"),
+        (["sasrec", "--teacher", "knn", "--set", "teacher.k=0"], "k: Input should be greater than 0"),
+        (["sasrec", "--teacher", "knn", "--set", "teacher=calrec"], "Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_teachers_end_with_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    code, _, err = _run("rankers", "fit", *arguments, "--out", str(tmp_path / "x"))
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "x").exists()

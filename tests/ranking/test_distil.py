@@ -26,7 +26,7 @@ from llmrec.ranking.distil import (
 from llmrec.ranking.fit import FitConfig
 from llmrec.ranking.sasrec import SasrecConfig, SasrecRecommender
 from llmrec.ranking.sequences import pack_for_training
-from llmrec.ranking.teacher import TeacherLists, build_teacher_lists
+from llmrec.ranking.teacher import TeacherConfig, TeacherLists, build_teacher_lists
 from llmrec.retrieval.base import FloatArray, IntArray
 from llmrec.retrieval.popularity import RandomRecommender
 from tests.ranking.synthetic import dataset_of
@@ -164,14 +164,14 @@ async def test_golden_lists(tmp_path: Path) -> None:
     follow = np.full((5, 5), -np.inf)
     follow[0], follow[1] = [9, 4, 8, 6, 5], [9, 8, 1, np.nan, -np.inf]
     teacher = Chain(follow)
-    lists = await build_teacher_lists(teacher, train, k=3, prefixes_per_user=2, batch_size=2)
+    lists = await build_teacher_lists(teacher, train, config=TeacherConfig(k=3, prefixes_per_user=2, batch_size=2))
     assert teacher.asked == [[0, 1], [0], [1]]
     assert lists.users.tolist() == [0, 0, 2]
     assert lists.inputs.tolist() == [1, 0, 1]
     assert lists.targets.tolist() == [2, 1, 0]
     assert lists.items.tolist() == [[2, -1, -1], [2, 3, 4], [0, 2, -1]]
     assert lists.distances == pytest.approx(np.array([[0, 0, 0], [0, 2 / 3, 1], [0, 1, 0]]))
-    warm = await build_teacher_lists(teacher, train, k=3, temperature=2.0)
+    warm = await build_teacher_lists(teacher, train, config=TeacherConfig(k=3, temperature=2.0))
     assert warm.distances.tolist() == [[0, 0, 0], [0, 4, 0]]
     lists.save(tmp_path / "teacher" / "lists.npz")
     again = TeacherLists.load(tmp_path / "teacher" / "lists.npz", train)
@@ -187,14 +187,39 @@ async def test_golden_lists(tmp_path: Path) -> None:
 
 async def test_lists_that_cannot_be_built() -> None:
     train = dataset_of([[0, 1, 2], [3]], 5).interactions
-    with pytest.raises(ConfigError, match="k must be at least 1"):
-        await build_teacher_lists(Chain(np.eye(5)), train, k=0)
-    with pytest.raises(ConfigError, match="temperature"):
-        await build_teacher_lists(Chain(np.eye(5)), train, temperature=0.0)
     with pytest.raises(DataError, match="two training events"):
         await build_teacher_lists(Chain(np.eye(5)), dataset_of([[0], [3]], 5).interactions)
     silent = await build_teacher_lists(Chain(np.full((5, 5), np.nan)), train)
     assert silent.n_empty == len(silent) == 1
+
+
+async def test_a_killed_collection_goes_on_behind_its_last_batch(tmp_path: Path) -> None:
+    """Answers of another teacher of the same name, or to other questions, are never taken."""
+    train = dataset_of([[0, 1, 2], [3, 4], [1, 0]], 5).interactions
+    config = TeacherConfig(k=2, batch_size=1)
+
+    class Killed(Chain):
+        async def score(
+            self, histories: Sequence[IntArray], *, users: Sequence[int] | None = None, seed: int = 0
+        ) -> FloatArray:
+            if len(self.asked) == 2:
+                raise KeyboardInterrupt
+            return await super().score(histories, users=users, seed=seed)
+
+    killed, second, other = Killed(np.eye(5)), Chain(np.eye(5)), Chain(1 - np.eye(5))
+    with pytest.raises(KeyboardInterrupt):
+        await build_teacher_lists(killed, train, config=config, kept=tmp_path)
+    told: list[int] = []
+    lists = await build_teacher_lists(second, train, config=config, kept=tmp_path, report=told.append)
+    assert (killed.asked, second.asked) == ([[0, 1], [3]], [[1]])
+    assert told == [1, 1, 1]
+    whole = await build_teacher_lists(Chain(np.eye(5)), train, config=config)
+    assert np.array_equal(lists.items, whole.items)
+    assert np.array_equal(lists.distances, whole.distances)
+    await build_teacher_lists(other, train, config=config, kept=tmp_path, identity="other weights")
+    assert len(other.asked) == 3
+    await build_teacher_lists(second, train, config=TeacherConfig(k=3), kept=tmp_path)
+    assert len(second.asked) == 4
 
 
 # ---- a student with a teacher
@@ -252,7 +277,7 @@ async def quality(student: SasrecRecommender, follow: FloatArray) -> float:
 
 
 def test_strength_zero_is_the_student(data: Dataset, split: Split, follow: FloatArray) -> None:
-    lists = asyncio.run(build_teacher_lists(Chain(follow), split.train, k=5))
+    lists = asyncio.run(build_teacher_lists(Chain(follow), split.train, config=TeacherConfig(k=5)))
     off = RankingDistillation(lists, n_items=N_ITEMS, config=DistilConfig(strength=0))
     plain = train(data, split, epochs=2)
     same = train(data, split, epochs=2, extra_loss=off, item_vectors=teacher_item_vectors(follow, strength=0))
@@ -268,7 +293,9 @@ def test_strength_zero_is_the_student(data: Dataset, split: Split, follow: Float
 def test_a_checkpoint_belongs_to_one_teacher(data: Dataset, split: Split, follow: FloatArray, tmp_path: Path) -> None:
     """A finished plain student is not taken for a taught one, nor one teacher's for another's."""
     train(data, split, epochs=1, checkpoint=tmp_path)
-    lists, others = (asyncio.run(build_teacher_lists(Chain(follow), split.train, k=k)) for k in (5, 4))
+    lists, others = (
+        asyncio.run(build_teacher_lists(Chain(follow), split.train, config=TeacherConfig(k=k))) for k in (5, 4)
+    )
     with pytest.raises(CacheError, match="other data or settings"):
         train(data, split, epochs=1, checkpoint=tmp_path, extra_loss=RankingDistillation(lists, n_items=N_ITEMS))
     own = tmp_path / "own"
@@ -291,7 +318,7 @@ async def test_a_teacher_that_knows_helps_and_one_that_does_not_does_not(
     shuffled = vectors[np.random.default_rng(0).permutation(N_ITEMS)]
     extras: dict[str, dict[str, Any]] = {"alone": {}}
     for name, teacher in (("lists", Chain(follow)), ("random lists", ignorant)):
-        lists = await build_teacher_lists(teacher, split.train, k=5, prefixes_per_user=9)
+        lists = await build_teacher_lists(teacher, split.train, config=TeacherConfig(k=5, prefixes_per_user=9))
         extras[name] = {"extra_loss": RankingDistillation(lists, n_items=N_ITEMS)}
     for name, known in (("vectors", vectors), ("shuffled vectors", shuffled)):
         extras[name] = {"item_vectors": teacher_item_vectors(known, strength=1.0)}
