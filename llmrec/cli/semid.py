@@ -36,7 +36,9 @@ def build(
             "--vectors", help="tfidf, minilm, sentence:ID, lm, cf, file:PATH, or a fusion such as 2*minilm+cf."
         ),
     ] = "tfidf",
-    quantiser: Annotated[str, typer.Option("--quantiser", help="kmeans, balanced or rqvae.")] = "kmeans",
+    quantiser: Annotated[
+        str, typer.Option("--quantiser", help="kmeans, balanced, rqvae; as floors lsh, random.")
+    ] = "kmeans",
     levels: Annotated[
         str, typer.Option("--levels", help="Codes per level, such as 256,256,256; auto suits the catalogue.")
     ] = "auto",

@@ -18,6 +18,7 @@ from llmrec.ranking.fit import FitConfig
 from llmrec.ranking.sequences import AugmentConfig
 from llmrec.semid.base import Levels
 from llmrec.semid.beam import BeamSettings
+from llmrec.semid.quantiser import QuantiserKind
 
 
 class GenerativeFit(FitConfig):
@@ -82,7 +83,7 @@ class GenerativeConfig(BaseModel):
     """Folder of ready semantic ids; `vectors`, `quantiser` and `levels` are then not read."""
     vectors: str = "tfidf"
     """Item vectors that the ids are made from (see `llmrec.retrieval.item_vectors`)."""
-    quantiser: Literal["kmeans", "balanced", "rqvae"] = "kmeans"
+    quantiser: QuantiserKind = "kmeans"
     levels: Levels | None = None
     """Number of codes per level; None takes three levels of 256, fewer for a small catalogue."""
     width: PositiveInt = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +13,22 @@ from pydantic import Field, TypeAdapter, ValidationError
 from llmrec.errors import ConfigError, ModelError
 from llmrec.semid.balanced import BalancedConfig, fit_balanced
 from llmrec.semid.base import Arrays, IntArray, Quantised, Quantiser
+from llmrec.semid.hashed import HashedCodes, LshConfig, RandomConfig, fit_hashed
 from llmrec.semid.kmeans import KmeansConfig, fit_kmeans
 from llmrec.semid.residual import ResidualCodebooks
 from llmrec.semid.rqvae import RqVaeConfig, RqVaeQuantiser
 from llmrec.semid.rqvae_fit import fit_rqvae
 
-QuantiserConfig = Annotated[KmeansConfig | BalancedConfig | RqVaeConfig, Field(discriminator="kind")]
+AnyConfig = KmeansConfig | BalancedConfig | RqVaeConfig | LshConfig | RandomConfig
+QuantiserConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 """Settings of one of the quantisers, told apart by ``kind``."""
+QuantiserKind = Literal["kmeans", "balanced", "rqvae", "lsh", "random"]
 
-KINDS = ("kmeans", "balanced", "rqvae")
-_ADAPTER: TypeAdapter[KmeansConfig | BalancedConfig | RqVaeConfig] = TypeAdapter(QuantiserConfig)
+KINDS: tuple[QuantiserKind, ...] = get_args(QuantiserKind)
+_ADAPTER: TypeAdapter[AnyConfig] = TypeAdapter(QuantiserConfig)
 
 
-def quantiser_config(kind: str, **settings: Any) -> KmeansConfig | BalancedConfig | RqVaeConfig:
+def quantiser_config(kind: str, **settings: Any) -> AnyConfig:
     """Settings by name.
 
     Raises:
@@ -45,7 +48,7 @@ def quantiser_config(kind: str, **settings: Any) -> KmeansConfig | BalancedConfi
 
 def quantise(
     vectors: npt.NDArray[Any],
-    config: KmeansConfig | BalancedConfig | RqVaeConfig,
+    config: AnyConfig,
     *,
     seed: int = 0,
     collaborative: npt.NDArray[Any] | None = None,
@@ -73,6 +76,8 @@ def quantise(
         result = fit_kmeans(vectors, config, seed=seed)
     elif isinstance(config, BalancedConfig):
         result = fit_balanced(vectors, config, seed=seed)
+    elif isinstance(config, LshConfig | RandomConfig):
+        result = fit_hashed(vectors, config, seed=seed)
     else:
         result = fit_rqvae(vectors, config, seed=seed, collaborative=collaborative, categories=categories)
     check_usage(result.codes, config.levels, config.min_usage)
@@ -109,4 +114,6 @@ def restore(spec: Mapping[str, Any], arrays: Arrays) -> Quantiser:
     config = quantiser_config(str(settings.pop("kind", None)), **settings)
     if isinstance(config, RqVaeConfig):
         return RqVaeQuantiser.restore(config, arrays)
+    if isinstance(config, LshConfig | RandomConfig):
+        return HashedCodes.restore(config, arrays)
     return ResidualCodebooks.restore(config, arrays)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from llmrec.semid.quantiser import QuantiserKind
 from llmrec.training.recipe import MixRecipe
 
 
@@ -18,7 +19,7 @@ class IdSettings(BaseModel):
     """Ids that were built earlier (llmrec semid build); None builds them with the settings below."""
     vectors: str = "tfidf"
     """Item vectors they are made from (llmrec.retrieval.item_vectors)."""
-    quantiser: Literal["kmeans", "balanced", "rqvae"] = "kmeans"
+    quantiser: QuantiserKind = "kmeans"
     levels: tuple[PositiveInt, ...] | None = None
     """Codes per level; None fits the size of the catalogue. More codes: fewer collisions, more rows to train."""
 
