@@ -36,6 +36,7 @@ from llmrec.training.run_folder import (
     write_outcome,
 )
 from llmrec.training.semantic.recipe import SemanticRecipe
+from llmrec.training.semantic.start_rows import start_from_texts
 from llmrec.training.semantic.tasks import IdMaterial, build_data
 from llmrec.training.sft import curve, facts_of
 
@@ -71,6 +72,9 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     trainer = make_packed_trainer(
         base.model, base.tokenizer, data, recipe, checkpoints, hardware, trainable_token_indices=new_rows
     )
+    if recipe.start_rows == "texts":
+        texts = [dataset.catalogue.document(row) for row in range(len(dataset.catalogue))]
+        start_from_texts(trainer.model, base.tokenizer, ids, texts, tokens)
     checks = Checks()
     checks.start(trainer, tokens=tokens, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,23 +14,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec.assets import asset, load_file
 from llmrec.data.dataset import Dataset
 from llmrec.data.splits import Split
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import ConfigError, DataError, ModelError
 from llmrec.lm.loading import load_backbone
 from llmrec.retrieval.semantic_lm import SemanticLmConfig, SemanticLmRecommender
 from llmrec.retrieval.semantic_prompts import history_prompt, item_prompt, title_prompt
 from llmrec.seeding import rng
 from llmrec.semid.codes import SemanticIds
-from llmrec.semid.tokens import extend_backbone
+from llmrec.semid.tokens import CUES, extend_backbone, token_numbers
 from llmrec.training.callbacks import Progress
 from llmrec.training.examples import IGNORED, Encoded, encode, plain_text
 from llmrec.training.packed_examples import pack_examples
 from llmrec.training.semantic.queries import attribute_phrases, search_query
 from llmrec.training.semantic.recipe import SemanticRecipe
+from llmrec.training.semantic.start_rows import start_from_texts
 from llmrec.training.semantic.tasks import BUILDERS, IdMaterial, build_data, stream, validation_examples
 
 RECIPE = asset("finetune/semantic_ids.yaml")
@@ -137,9 +140,9 @@ def test_held_out_events_change_nothing_that_is_learnt(material: IdMaterial) -> 
     for kind in BUILDERS:
         assert BUILDERS[kind](material, rng(0, kind)) == BUILDERS[kind](other, rng(0, kind))
     recipe = _recipe()
-    assert validation_examples(material, recipe) == validation_examples(
-        replace(material, split=replace(split, test=mixed)), recipe
-    )
+    watched = validation_examples(material, recipe)
+    assert watched == validation_examples(replace(material, split=replace(split, test=mixed)), recipe)
+    assert watched != validation_examples(replace(material, split=replace(split, validation=mixed)), recipe)
     pairs = [set(split.train.history(int(user)).tolist()) for user in split.users[:50]]
     held = [int(item) for item in split.test[:50]]
     assert not any(item in seen for seen, item in zip(pairs, held, strict=True))  # so that the check above can fail
@@ -153,8 +156,9 @@ def test_shares_seed_and_order(material: IdMaterial, extended: Path) -> None:
     firsts = [one.input_ids[0] for one in data.train]
     assert [firsts.count(token) for token in cue] == [50, 50]
     assert firsts != sorted(firsts)
-    assert len(data.validation) == 8
-    for one in data.train:
+    watched = [one.input_ids[0] for one in data.validation]
+    assert [watched.count(token) for token in cue] == [4, 4]  # every task in its share
+    for one in [*data.train, *data.validation]:
         ended = one.input_ids[-1] == tokenizer.eos_token_id
         assert ended == (one.input_ids[0] == cue[1])  # titles end by the end token, ids by their length
     assert build_data(material, recipe, tokenizer) == data
@@ -190,6 +194,38 @@ def test_packed_loss_is_the_loss_one_by_one(extended: Path, material: IdMaterial
             total += float(model(input_ids=ids, labels=labels).loss) * weight
             n += weight
     assert float(together) == pytest.approx(total / n, abs=1e-4)
+
+
+def test_golden_codes_start_from_the_words_of_their_items(extended: Path, ids: SemanticIds) -> None:
+    """With one word per first code, its row moves towards the word's row, less the mean over all items."""
+    tokenizer = AutoTokenizer.from_pretrained(extended)
+    model = AutoModelForCausalLM.from_pretrained(extended)
+    before = model.get_input_embeddings().weight.detach().clone()
+    tokens = token_numbers(tokenizer, ids)
+    lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=list(tokens))
+    wrapped = get_peft_model(model, lora)
+    whole = [text for text in map(tokenizer.decode, range(300, tokens[0])) if len(tokenizer(text)["input_ids"]) == 1]
+    first = ids.codes[:, 0]
+    start_from_texts(wrapped, tokenizer, ids, [whole[code] for code in first.tolist()], tokens)
+    moved = wrapped.get_input_embeddings()(torch.tensor(tokens)).detach() - before[tokens]
+    n = len(CUES)
+    assert not moved[:n].any()  # cues
+    assert not moved[-ids.sizes[-1] :].any()  # codes that only number items
+    with wrapped.disable_adapter():  # other roles read the backbone's rows
+        assert torch.equal(wrapped.get_input_embeddings()(torch.tensor(tokens)), before[tokens])
+    old = before[: tokens[0]]
+    word_rows = torch.stack([old[tokenizer(text)["input_ids"][0]] for text in whole[: ids.sizes[0]]])
+    used = torch.tensor(sorted(set(first.tolist())))
+    want = word_rows[used] - word_rows[first.tolist()].mean(dim=0)
+    want *= old.std(dim=0, unbiased=False).mean() / want.std(unbiased=False)
+    torch.testing.assert_close(moved[n:][used], want, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_token_rows_has_none_to_start(extended: Path, ids: SemanticIds) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(extended)
+    model = AutoModelForCausalLM.from_pretrained(extended)
+    with pytest.raises(ModelError, match="trainable_token_indices"):
+        start_from_texts(model, tokenizer, ids, ["text"] * len(ids), token_numbers(tokenizer, ids))
 
 
 def _named(packed: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -256,6 +292,20 @@ async def test_one_folder_is_all_that_inference_needs(trained: Path, films: Data
     scores = await recommender.score([films_split.history(user, "test") for user in range(5)])
     assert (np.isfinite(scores).sum(axis=1) == 10).all()
     assert len((await recommender.search("comedy 1990s", 10)).items) == 10
+
+
+def test_search_is_measured_beside_bm25_and_chance(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_file(asset("eval/semantic_search.py"), name="llmrec_eval_semantic_search")
+    backbone = str(trained / "out" / "backbone")
+    monkeypatch.setattr(sys, "argv", ["semantic_search.py", "--backbone", backbone, "--queries", "30", "--json"])
+    script.main()
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert list(rows) == ["random", "BM25", "semantic-lm"]
+    assert rows["BM25"]["title"]["hit@10"]["value"] > 0.7
+    assert rows["random"]["title"]["hit@10"]["value"] < 0.3
+    assert sum(row["n"] for row in rows["semantic-lm"].values()) == 30
 
 
 def test_an_output_of_something_else_is_not_taken_up(trained: Path, mini_folder: Path) -> None:

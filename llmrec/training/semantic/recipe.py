@@ -29,5 +29,7 @@ class SemanticRecipe(MixRecipe):
 
     script: Literal["semantic_ids.py"] = "semantic_ids.py"
     ids: IdSettings = IdSettings()
+    start_rows: Literal["texts", "noise"] = "texts"
+    """Where the rows of codes start: what their items' texts have in common, or a mean row with a little noise."""
     history_items: PositiveInt = 25
     """Longest history in items; an item is one token per level."""

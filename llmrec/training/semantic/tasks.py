@@ -110,6 +110,7 @@ BUILDERS: Mapping[str, Builder] = {
     "item_titles": item_titles,
     "searches": searches,
 }
+_HISTORIES = ("histories", "titled_histories")
 _ENDED = ("item_titles",)  # an id ends by its length, a title by the end token
 
 
@@ -131,7 +132,7 @@ def stream(kind: str, material: IdMaterial, rng: np.random.Generator) -> Iterato
 
 
 def build_data(material: IdMaterial, recipe: SemanticRecipe, tokenizer: PreTrainedTokenizerBase) -> SftData:
-    """Examples of all tasks in the recipe's shares, and next-item examples that the loss is watched on.
+    """Examples of all tasks in the recipe's shares, and others in the same shares that the loss is watched on.
 
     Raises:
         ConfigError: shares do not sum to 1, or a kind is unknown.
@@ -154,19 +155,41 @@ def build_data(material: IdMaterial, recipe: SemanticRecipe, tokenizer: PreTrain
             f"{recipe.history_items}"
         )
     order = generator(recipe.seed, "semantic", "order").permutation(len(train))
-    watched = [encode(one, tokenizer, end=False) for one in validation_examples(material, recipe)]
+    watched, _ = fits(
+        (encode(one, tokenizer, end=kind in _ENDED) for kind, one in validation_examples(material, recipe)),
+        max_tokens=recipe.max_tokens,
+    )
     return SftData([train[int(index)] for index in order], watched, n_longer)
 
 
-def validation_examples(material: IdMaterial, recipe: SemanticRecipe) -> list[Example]:
-    """Next-item prompts with the validation targets of a seeded sample of users."""
+def validation_examples(material: IdMaterial, recipe: SemanticRecipe) -> list[tuple[str, Example]]:
+    """Every task in its share: histories with the validation target of a seeded sample of users, others drawn anew.
+
+    A model kept for its loss on histories alone would be kept before it has learnt to search.
+
+    Returns:
+        Kind and example.
+    """
+    examples: list[tuple[str, Example]] = []
+    for kind, share in recipe.data.items():
+        draw = generator(recipe.seed, "semantic", "validation", kind)
+        n = round(share * recipe.validation_examples)
+        if kind in _HISTORIES:
+            examples += [(kind, one) for one in _next_items(material, n, draw, titled=kind == "titled_histories")]
+        elif n:
+            source = stream(kind, material, draw)
+            examples += [(kind, next(source)) for _ in range(n)]
+    return examples
+
+
+def _next_items(material: IdMaterial, n: int, draw: np.random.Generator, *, titled: bool) -> list[Example]:
     users, targets = material.split.targets("validation")
-    n = min(recipe.validation_examples, len(users))
-    chosen = np.sort(generator(recipe.seed, "semantic", "validation").choice(len(users), size=n, replace=False))
     examples = []
-    for index in chosen:
+    for index in np.sort(draw.choice(len(users), size=min(n, len(users)), replace=False)):
         history = material.split.history(int(users[index]), "validation")[-material.history_items :]
-        prompt = history_prompt([material.id_texts[int(row)] for row in history])
+        rows = [int(row) for row in history]
+        titles = shown_titles(material.dataset.catalogue, rows) if titled else []
+        prompt = history_prompt([material.id_texts[row] for row in rows], titles)
         examples.append(completion_example(prompt, material.id_texts[int(targets[index])]))
     return examples
 
