@@ -26,7 +26,7 @@ from llmrec.retrieval.semantic_lm import SemanticLmConfig, SemanticLmRecommender
 from llmrec.retrieval.semantic_prompts import history_prompt, item_prompt, title_prompt
 from llmrec.seeding import rng
 from llmrec.semid.codes import SemanticIds
-from llmrec.semid.tokens import CUES, extend_backbone, token_numbers
+from llmrec.semid.tokens import CUES, extend_backbone, token_numbers, trainable_rows
 from llmrec.training.callbacks import Progress
 from llmrec.training.examples import IGNORED, Encoded, encode, plain_text
 from llmrec.training.packed_examples import pack_examples
@@ -219,6 +219,37 @@ def test_golden_codes_start_from_the_words_of_their_items(extended: Path, ids: S
     want = word_rows[used] - word_rows[first.tolist()].mean(dim=0)
     want *= old.std(dim=0, unbiased=False).mean() / want.std(unbiased=False)
     torch.testing.assert_close(moved[n:][used], want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "the same words"])
+def test_texts_that_tell_nothing_apart_move_no_row(extended: Path, ids: SemanticIds, text: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(extended)
+    model = AutoModelForCausalLM.from_pretrained(extended)
+    tokens = token_numbers(tokenizer, ids)
+    before = model.get_input_embeddings().weight.detach().clone()[tokens]
+    lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=list(tokens))
+    wrapped = get_peft_model(model, lora)
+    start_from_texts(wrapped, tokenizer, ids, [text] * len(ids), tokens)
+    assert torch.equal(wrapped.get_input_embeddings()(torch.tensor(tokens)), before)
+
+
+def test_a_head_of_its_own_starts_from_its_own_rows(extended: Path, ids: SemanticIds, films: Dataset) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(extended)
+    model = AutoModelForCausalLM.from_pretrained(extended, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(-2 * model.get_input_embeddings().weight)
+    tokens = token_numbers(tokenizer, ids)
+    trained = trainable_rows(model, tokens)
+    assert isinstance(trained, dict)
+    lora = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", trainable_token_indices=trained)
+    wrapped = get_peft_model(model, lora)
+    deltas = [rows for name, rows in wrapped.named_parameters() if "trainable_tokens_delta" in name]
+    before = [rows.detach().clone() for rows in deltas]
+    texts = [films.catalogue.document(row) for row in range(len(ids))]
+    start_from_texts(wrapped, tokenizer, ids, texts, tokens)
+    embedding, head = (rows.detach() - old for rows, old in zip(deltas, before, strict=True))
+    assert embedding.any()
+    torch.testing.assert_close(head, -2 * embedding, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_without_token_rows_has_none_to_start(extended: Path, ids: SemanticIds) -> None:

@@ -58,10 +58,13 @@ def start_from_texts(
             rows = layer.trainable_tokens_delta[adapter]
             place = {token: index for index, token in enumerate(layer.token_indices[adapter])}
             old = layer.get_base_layer().weight[:n_old].float().cpu().numpy()
-            items = words @ (old - old.mean(axis=0))  # (n_items, width)
             for level in range(ids.depth - 1):
-                codes, means = _code_means(items, ids.codes[:, level])
-                means *= old.std(axis=0).mean() / max(float(means.std()), 1e-12)
+                codes, shares = _code_means(words, ids.codes[:, level])
+                means = shares @ (old - old.mean(axis=0))  # (n_used, width)
+                spread, wanted = float(means.std()), float(old.std(axis=0).mean())
+                if spread < 1e-4 * wanted:  # one code for all, or no words: nothing tells the codes apart
+                    continue
+                means *= wanted / spread
                 index = torch.tensor([place[tokens[offsets[level] + code]] for code in codes.tolist()])
                 rows[index] += torch.from_numpy(means).to(rows)
 
@@ -80,10 +83,12 @@ def _word_weights(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], n_ol
     return vectorizer.fit_transform(texts)
 
 
-def _code_means(items: Weights, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
-    """The codes in use, and the mean of each one's items less the mean of all items, shape (n_used, width)."""
+def _code_means(words: Any, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
+    """The codes in use, and the mean of each one's items less the mean of all items, shape (n_used, n_old)."""
+    from scipy.sparse import csr_array
+
     used, group, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(used), items.shape[1]), dtype=np.float32)
-    np.add.at(sums, group, items)
-    means: Weights = sums / counts[:, None].astype(np.float32) - items.mean(axis=0)
+    share = (1 / counts[group]).astype(np.float32)
+    per_code = csr_array((share, (group, np.arange(len(codes)))), shape=(len(used), len(codes)))
+    means: Weights = (per_code @ words).toarray() - np.asarray(words.mean(axis=0)).reshape(1, -1)
     return used, means
