@@ -62,6 +62,9 @@ def evaluate(
         int, typer.Option("--k-core", help="Keep users and items with at least so many events.", min=0)
     ] = 0,
     ks: Annotated[str, typer.Option("--ks", help="Cut-offs, comma-separated.")] = "1,5,10,20",
+    against: Annotated[
+        str, typer.Option("--against", help="Model of the table that the paired differences are against.")
+    ] = "popular",
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; for the backbone.")] = "auto",
     strict: StrictOption = False,
     json_output: JsonOption = False,
@@ -77,6 +80,7 @@ def evaluate(
         from llmrec.ranking.registry import load as load_saved
 
         asked, added = _with_floors(models)
+        _check_against(against, list(asked))
         cutoffs = _cutoffs(ks)
         _check_stage(stage)
         _check_split(split)
@@ -104,6 +108,7 @@ def evaluate(
                     seed=seed,
                     ks=cutoffs,
                     split=parts,
+                    floor=against,
                     fit=fresh,
                     progress=steps(advance),
                 )
@@ -180,6 +185,13 @@ def _check_split(split: str) -> None:
 
     if split not in ("leave-one-out", "temporal"):
         raise ConfigError(f"--split must be leave-one-out or temporal, got {split!r}")
+
+
+def _check_against(against: str, asked: list[str]) -> None:
+    from llmrec.errors import ConfigError
+
+    if against not in asked:
+        raise ConfigError(f"--against takes a model of the table ({', '.join(asked)}), got {against!r}")
 
 
 def _protocol(data: Dataset, split: str, k_core: int) -> tuple[Dataset, Split]:

@@ -36,9 +36,20 @@ def test_table_shows_every_model_and_the_paired_difference(capsys: pytest.Captur
     assert "floors" not in err
 
 
+def test_the_differences_are_against_the_model_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--models", "popular,knn", "--users", "40", "--ks", "5", "--against", "knn", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["paired"]["against"] == "knn"
+    means = {name: row["ndcg@5"]["value"] for name, row in result["models"].items()}
+    difference = result["paired"]["models"]["popular"]["ndcg@5"]["value"]
+    assert difference == pytest.approx(means["popular"] - means["knn"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--against", "sasrec"], "--against takes a model of the table (popular, knn, bm25-lastitem), got 'sasrec'"),
         (["--models", "nonsense"], "no recommender is called 'nonsense'"),
         (["--models", ","], "names no recommender"),
         (["--models", "mine=nowhere"], "'nowhere' holds no saved recommender"),
