@@ -22,7 +22,7 @@ import numpy.typing as npt
 from llmrec.data.catalogue import Catalogue
 from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
-from llmrec.errors import UserError
+from llmrec.errors import ConfigError, UserError
 from llmrec.lm.loading import load_backbone
 from llmrec.metrics.bootstrap import bootstrap_mean
 from llmrec.ranking.registry import build
@@ -66,9 +66,9 @@ def draw_queries(catalogue: Catalogue, n: int, seed: int) -> list[Query]:
 
 
 def measured(lists: Sequence[Sequence[int]], queries: Sequence[Query]) -> dict[str, Any]:
-    """hit@10 and answers@10 by kind of query."""
+    """hit@10 and answers@10 by kind of query; a catalogue without attributes gives queries of one kind alone."""
     found: dict[str, Any] = {}
-    for kind in ("title", "attributes"):
+    for kind in sorted({query.kind for query in queries}, reverse=True):
         pairs = [(own, query) for own, query in zip(lists, queries, strict=True) if query.kind == kind]
         hits = [query.item in own[:K] for own, query in pairs]
         shares = [query.answers[list(own[:K])].sum() / K for own, query in pairs]
@@ -85,6 +85,8 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     data = load(options.dataset, seed=options.seed)
     catalogue = data.catalogue
     queries = draw_queries(catalogue, options.queries, options.seed)
+    if not queries:
+        raise ConfigError(f"{data.name} gives no query: its items have neither titles nor attributes")
     lm = load_backbone(options.backbone, seed=options.seed)
     model: Any = build("semantic-lm", lm=lm)
     model.fit(data, leave_one_out(data.interactions))

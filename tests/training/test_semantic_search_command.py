@@ -45,6 +45,7 @@ def test_golden_hits_and_answers(script: Any) -> None:
     assert found["title"]["answers@10"]["value"] == pytest.approx(0.2)
     assert found["attributes"]["hit@10"]["value"] == found["attributes"]["answers@10"]["value"] == 0
     assert (found["title"]["n"], found["attributes"]["n"]) == (2, 1)
+    assert list(script.measured(lists[:2], queries[:2])) == ["title"], "a catalogue may have no attributes"
 
 
 def test_a_folder_without_a_model_is_one_line(
