@@ -91,7 +91,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     for name, info in summary["attributes"].items():
         common = f", {info['distinct']:,} values: {', '.join(info['most_frequent'])}" if "distinct" in info else ""
-        facts.append((f"attribute {name}", f"{info['kind']}, {info['missing']:,} missing{common}"))
+        span = f", {info['min']:.10g} to {info['max']:.10g}" if "min" in info else ""
+        facts.append((f"attribute {name}", f"{info['kind']}, {info['missing']:,} missing{common}{span}"))
     return facts
 
 

@@ -6,7 +6,6 @@ et al., "Bridging Language and Items for Retrieval and Recommendation", 2024 (20
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from llmrec.data.build import EventBatch, Raw, distinct_rows
 from llmrec.data.columns import kinds_of
 from llmrec.data.files import FileSet, SourceFile
 from llmrec.data.jsonl import columns, objects
+from llmrec.data.markup import plain_text
 from llmrec.data.rejections import Rejections
 from llmrec.data.sequences import sequence_events
 from llmrec.errors import DataError
 
 LICENCE = "McAuley Lab, UCSD: research use; cite the paper of the release (2014, 2018 or 2023)"
 _PRICE = re.compile(r"(\d[\d,]*(?:\.\d+)?)")
-_MARKUP = re.compile(r"<[^>]{0,200}>")
 _TEXT = pa.string()
 
 
@@ -160,8 +159,7 @@ def _clean(value: object) -> str | None:
     """Plain text of a field: no HTML entities, tags or line ends; None when nothing is left."""
     if value is None or isinstance(value, list | dict):
         return None
-    text = " ".join(_MARKUP.sub(" ", html.unescape(str(value))).split())
-    return text or None
+    return plain_text(str(value)) or None
 
 
 def _price(value: object) -> float | None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from llmrec.data.catalogue import Kind, infer_kind
-from llmrec.data.parse import missing, numbers
+from llmrec.data.parse import Mask, missing, numbers
 
 LIST_MARK = "|"
 _MOSTLY = 0.95  # share of readable numbers from which a column is numeric and the rest is left empty
@@ -21,28 +22,44 @@ _YEAR = re.compile(r"^(?P<title>.*\S)\s*\((?P<year>1[89]\d\d|20\d\d)\)\s*$")
 def typed(column: Any, name: str, notes: list[str]) -> Any:
     """A string column as numbers, lists of strings (where a value holds ``|``) or strings.
 
+    Values that spreadsheets write for nothing ("n/a", "NULL"; the list is Arrow's) are missing.
+
     Args:
         column: Arrow strings, shape (n,).
         name: for notes.
-        notes: gets a line when values were left empty.
+        notes: gets a line when values were left empty, or kept a column from being numeric.
     """
-    blank = missing(column)
+    blank = missing(column) | _says_nothing(column, name, notes)
     text = pc.if_else(pa.array(~blank), pc.utf8_trim_whitespace(column.cast(pa.string())), pa.scalar(None, pa.string()))
     if bool(pc.any(pc.match_substring(text, LIST_MARK)).as_py()):
         return split_list(text, LIST_MARK)
     values, readable = numbers(text)
     n_present = int((~blank).sum())
-    if n_present == 0 or int(readable.sum()) < _MOSTLY * n_present:
+    n_readable, unreadable = int(readable.sum()), ~readable & ~blank
+    first = text[int(np.flatnonzero(unreadable)[0])].as_py() if unreadable.any() else None
+    if n_present == 0 or n_readable < _MOSTLY * n_present:
+        if n_readable > n_present / 2:
+            notes.append(
+                f"column {name}: read as text: {n_present - n_readable} values are not numbers, first {first!r}"
+            )
         return text
-    unreadable = ~readable & ~blank
     if unreadable.any():
-        first = text[int(np.flatnonzero(unreadable)[0])].as_py()
         notes.append(
             f"column {name}: {int(unreadable.sum())} values are not numbers and were left empty, first {first!r}"
         )
     whole = bool(np.all(values[readable] == np.floor(values[readable])) and np.all(np.abs(values[readable]) < 2**53))
     cast = pa.array(np.where(readable, values, 0), mask=~readable)
     return cast.cast(pa.int64()) if whole else cast
+
+
+def _says_nothing(column: Any, name: str, notes: list[str]) -> Mask:
+    marks = pa.array(csv.ConvertOptions().null_values, column.type)
+    trimmed = pc.utf8_trim_whitespace(column)
+    found = np.asarray(pc.and_(pc.is_in(trimmed, marks), pc.not_equal(pc.utf8_length(trimmed), 0)).fill_null(False))
+    if found.any():
+        first = trimmed[int(np.flatnonzero(found)[0])].as_py()
+        notes.append(f"column {name}: {int(found.sum())} values such as {first!r} are taken as missing")
+    return found
 
 
 def split_list(text: Any, mark: str) -> Any:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from llmrec.data.catalogue import UNKNOWN
 from llmrec.data.dataset import Dataset
@@ -89,6 +90,8 @@ def _attributes(dataset: Dataset) -> dict[str, dict[str, Any]]:
         if kind in ("category", "categories"):
             vocabulary = dataset.catalogue.vocabulary(name)
             found[name] |= {"distinct": len(vocabulary), "most_frequent": list(vocabulary)[:5]}
+        elif kind == "number" and absent < len(column):
+            found[name] |= pc.min_max(column).as_py()
     return found
 
 

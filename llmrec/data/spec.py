@@ -29,7 +29,7 @@ from llmrec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LOADER_VERSION = 2
+LOADER_VERSION = 3
 """Raise it when a loader reads the same files differently: old caches are then left alone and new ones written."""
 _SOURCES = {
     "movielens": "llmrec.data.movielens",

@@ -24,6 +24,7 @@ from llmrec.data.files import FileSet, SourceFile
 from llmrec.data.jsonl import columns as json_columns
 from llmrec.data.jsonl import objects
 from llmrec.data.lines import delimited
+from llmrec.data.markup import without_markup
 from llmrec.data.rejections import Rejections
 from llmrec.errors import ConfigError, DataError
 
@@ -152,7 +153,7 @@ def _csv_entities(file: SourceFile, key: str, notes: list[str], rejections: Reje
         text = (
             pa.chunked_array([part.fields[i] for part in parts], pa.large_string()).combine_chunks().cast(pa.string())
         )
-        columns[name] = text if name in (key, "title") else typed(text, name, notes)
+        columns[name] = _text(text, name, key, notes)
     lines = np.concatenate([part.numbers for part in parts]) if parts else np.empty(0, np.int64)
     return pa.table(columns), lines
 
@@ -167,11 +168,12 @@ def _json_entities(file: SourceFile, key: str, notes: list[str], rejections: Rej
     for name in names:
         values = [row.get(name) for _, row in rows]
         if name in (key, "title"):
-            columns[name] = pa.array([None if value is None else str(value) for value in values], pa.string())
+            text = pa.array([None if value is None else str(value) for value in values], pa.string())
+            columns[name] = _text(text, name, key, notes)
         elif (column := from_python(values)) is None:
             notes.append(f"column {name} left out: nested objects")
         else:
-            columns[name] = typed(column, name, notes) if column.type == pa.string() else column
+            columns[name] = _text(column, name, key, notes) if column.type == pa.string() else column
     return pa.table(columns), np.array([number for number, _ in rows], dtype=np.int64)
 
 
@@ -181,7 +183,7 @@ def _parquet_entities(file: SourceFile, key: str, notes: list[str]) -> tuple[Any
     columns = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
-        converted = _parquet_column(column, name, name in (key, "title"), notes)
+        converted = _parquet_column(column, name, key, notes)
         if converted is None:
             notes.append(f"column {name} left out: type {column.type}")
         else:
@@ -189,10 +191,10 @@ def _parquet_entities(file: SourceFile, key: str, notes: list[str]) -> tuple[Any
     return pa.table(columns), np.arange(1, table.num_rows + 1, dtype=np.int64)
 
 
-def _parquet_column(column: Any, name: str, is_text: bool, notes: list[str]) -> Any | None:
+def _parquet_column(column: Any, name: str, key: str, notes: list[str]) -> Any | None:
     kind = column.type
-    if is_text:
-        return column.cast(pa.string())
+    if name in (key, "title"):
+        return _text(column.cast(pa.string()), name, key, notes)
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), column.type.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -205,7 +207,16 @@ def _parquet_column(column: Any, name: str, is_text: bool, notes: list[str]) -> 
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         return None
     text = column.cast(pa.string())
-    return typed(text, name, notes) if pa.types.is_string(kind) or pa.types.is_large_string(kind) else text
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return _text(text, name, key, notes) if is_text else text
+
+
+def _text(column: Any, name: str, key: str, notes: list[str]) -> Any:
+    """A column of strings: ids as they are, titles without markup, attributes with their type as well."""
+    if name == key:
+        return column
+    plain = without_markup(column, name, notes)
+    return plain if name == "title" else typed(plain, name, notes)
 
 
 def _parquet(file: SourceFile) -> Any:

@@ -44,7 +44,7 @@ def test_golden_describe_json(spec: str, capsys: pytest.CaptureFixture[str]) -> 
     assert answer["missing_titles"] == 1
     assert answer["duplicate_titles"] == {"n_titles": 1, "n_items": 2, "examples": {"Alien (1979)": 2}}
     assert answer["rating_counts"] == {"3": 1, "4": 1, "5": 1}
-    assert answer["attributes"]["year"] == {"kind": "number", "missing": 1}
+    assert answer["attributes"]["year"] == {"kind": "number", "missing": 1, "min": 1979, "max": 1979}
     assert answer["sample_histories"][0]["first_items"] == ["Alien (1979)", "Alien (1979)"]
     assert answer["rejected"] == [
         {
