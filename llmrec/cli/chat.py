@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+_ENDS = ("/quit", "/exit", "quit", "exit")
 HELP = "/why tells how the last list came about, /undo forgets the last turn, /quit ends, /help shows this."
 
 
@@ -114,7 +115,7 @@ async def _converse(talk: ChatSession, catalogue: Catalogue, screen: Console) ->
         match line:
             case "":
                 continue
-            case "/quit" | "/exit":
+            case end if end.casefold() in _ENDS:
                 return
             case "/help":
                 screen.print(HELP, style="dim")

@@ -63,6 +63,8 @@ def test_a_session_as_json_goes_on_later(backbone: Path, chat: Callable[..., Don
     assert "going on after 1 turns" in second.err
     assert "forgotten: more" in second.err
     assert json.loads(second.out)["turns"] == answer["turns"]
+    third = chat("Exit\nnever read\n", *options)
+    assert json.loads(third.out)["turns"] == answer["turns"], "a word that ends programs ends this one too"
 
 
 @pytest.mark.parametrize(
