@@ -128,6 +128,17 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
+_UNUSABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)  # what a path that the user named may be; ENOENT is not among them: a file of the program may be missing
+
+
 @contextmanager
 def run_command(*, resume: str = "") -> Iterator[None]:
     """Turn errors into one line on stderr and an exit code.
@@ -149,9 +160,12 @@ def run_command(*, resume: str = "") -> Iterator[None]:
     except LlmrecError as error:
         _fail(error, 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(StorageError(f"the disk is full while writing {error.filename or 'output'}; free some space"), 2)
+        if error.errno not in _UNUSABLE or error.filename is None:
             raise
-        _fail(StorageError(f"the disk is full while writing {error.filename or 'output'}; free some space"), 2)
+        why = error.strerror.lower() if error.strerror else "it cannot be used"
+        _fail(StorageError(f"cannot use the path {str(error.filename)!r}: {why}; name another, or make room for it"), 2)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -21,6 +21,12 @@ from llmrec.errors import CacheError, ModelError
     [
         (CacheError("the cache\nis broken"), 2, "error: the cache is broken\n"),
         (ModelError("it failed"), 1, "error: it failed\n"),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"),
+            2,
+            "error: cannot use the path '/x/y': not a dir",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: cannot use the path '/x': permission"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "error: the disk is full while writing /x; free"),
         (KeyboardInterrupt(), 130, "interrupted; run it again to go on\n"),
     ],
