@@ -24,7 +24,7 @@ from llmrec.errors import CacheError, ModelError
         (
             NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"),
             2,
-            "error: cannot use the path '/x/y': not a dir",
+            "error: cannot use the path '/x/y': not ",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: cannot use the path '/x': permission"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "error: the disk is full while writing /x; free"),
