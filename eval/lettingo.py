@@ -253,6 +253,8 @@ def heading(recipe: LettingoRecipe, groups: Groups, records: Mapping[str, Mappin
             f"- {TITLES[arm]}: {record['n_train']} rows of {found['pairs']} pairs ({found['pairs_per_user']:.2f} a "
             f"user, {found['unanimous']} of {found['questions']} questions unanimous), {record['seconds']:.0f} s"
         )
+        by_writer = [f"{name} {own['right']} of {own['answers']}" for name, own in found["writers"].items()]
+        lines.append(f"  right answers by writer: {', '.join(by_writer)}")
     return "\n".join(lines)
 
 

@@ -56,8 +56,10 @@ def test_no_pair_of_identical_texts() -> None:
 def test_unanimous_questions_are_counted_and_give_nothing() -> None:
     questions = [_verdicts([True, True]), _verdicts([False, False]), _verdicts([True, False])]
     pairs = [pair for own in questions for pair in preference_pairs(_candidates(0, 2), own)]
-    facts = pair_facts(questions, pairs, n_users=2)
-    assert facts == (2, 3, 2, 1, 0.5)
+    asked = [[Candidate(0, "own", "a"), Candidate(0, "other", "b")] for _ in questions]
+    facts = pair_facts(asked, questions, pairs, n_users=2)
+    assert facts[:5] == (2, 3, 2, 1, 0.5)
+    assert facts.writers == {"own": {"answers": 3, "right": 2}, "other": {"answers": 3, "right": 1}}
 
 
 def test_golden_gap() -> None:

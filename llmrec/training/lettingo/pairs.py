@@ -39,6 +39,9 @@ class PairFacts(NamedTuple):
     pairs: int
     pairs_per_user: float
     """The paper has 4.4 to 5.2 with ten candidates; below 2 the predictor ignores the profile."""
+    writers: dict[str, dict[str, int]]
+    """For each writer "answers", questions answered with a profile of its own, and "right", those answered right. Of
+    equal profiles of one user only the first writer's counts."""
 
 
 def preference_pairs(candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> list[Pair]:
@@ -58,10 +61,28 @@ def preference_pairs(candidates: Sequence[Candidate], verdicts: Sequence[Verdict
     ]
 
 
-def pair_facts(questions: Sequence[Sequence[Verdict]], pairs: Sequence[Pair], n_users: int) -> PairFacts:
-    """Counts over all questions."""
+def pair_facts(
+    candidates: Sequence[Sequence[Candidate]],
+    questions: Sequence[Sequence[Verdict]],
+    pairs: Sequence[Pair],
+    n_users: int,
+) -> PairFacts:
+    """Counts over all questions.
+
+    Args:
+        candidates: profiles that each question was answered with.
+        questions: their verdicts, in the same order.
+        pairs: made of them.
+        n_users: whom they are about.
+    """
     unanimous = sum(len({verdict.correct for verdict in verdicts}) < 2 for verdicts in questions)
-    return PairFacts(n_users, len(questions), unanimous, len(pairs), len(pairs) / max(n_users, 1))
+    writers: dict[str, dict[str, int]] = {}
+    for own, verdicts in zip(candidates, questions, strict=True):
+        for candidate, verdict in zip(own, verdicts, strict=True):
+            counts = writers.setdefault(candidate.writer, {"answers": 0, "right": 0})
+            counts["answers"] += 1
+            counts["right"] += verdict.correct
+    return PairFacts(n_users, len(questions), unanimous, len(pairs), len(pairs) / max(n_users, 1), writers)
 
 
 def positives(pairs: Sequence[Pair]) -> list[Pair]:

@@ -90,7 +90,7 @@ async def explore_and_judge(
     places = [(own, place) for own, window in enumerate(windows) for place in range(len(window.targets))]
     for (own, _), verdicts in zip(places, questions, strict=True):
         pairs += preference_pairs(candidates[own], verdicts)
-    return pairs, pair_facts(questions, pairs, len(windows))
+    return pairs, pair_facts([candidates[own] for own, _ in places], questions, pairs, len(windows))
 
 
 async def judged(
