@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmrec.lm.protocol import LanguageModel
     from llmrec.retrieval.calrec import CalrecConfig
     from llmrec.roles.mindset import UserConfig
+    from llmrec.training.recipe import Recipe
 
 Say = Callable[[str], None]
 Bar = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
@@ -185,11 +186,24 @@ def _train_adapter(job: Job, role: str) -> dict[str, Any]:
         **job.config.adapters[role],
     }
     script = load_file(asset(f"finetune/{load_recipe(recipe).script}"), name="llmrec_finetune_script")
-    record: dict[str, Any] = script.main(recipe, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    changes = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    changes += _without_calibration(job, load_recipe(recipe, changes))
+    record: dict[str, Any] = script.main(recipe, changes)
     store = AdapterStore.load(job.backbone)
     store.add(role, folder)
     store.save()
     return record
+
+
+def _without_calibration(job: Job, recipe: Recipe) -> list[str]:
+    """What leaves the calibration of the user out where a small table has nobody to calibrate on."""
+    from llmrec.training.user.decisions import can_calibrate
+    from llmrec.training.user.recipe import UserRecipe
+
+    if not isinstance(recipe, UserRecipe) or not recipe.calibration_users or can_calibrate(job.split, recipe):
+        return []
+    job.say("adapter user: too few users to calibrate clicks on, so its probabilities stay as the model gives them")
+    return ["calibration_users=0"]
 
 
 def _evaluate(job: Job) -> dict[str, Any]:

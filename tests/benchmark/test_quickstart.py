@@ -115,6 +115,26 @@ def test_another_seed_goes_into_the_same_folder(runs: tuple[Path, Path], monkeyp
         assert [run.n_sessions for run in journal.runs()] == [9, 9]
 
 
+def test_a_small_table_of_your_own_goes_through_without_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    items = [f"p{row},{['red', 'blue', 'green'][row % 3]} cup {row},cup" for row in range(25)]
+    (shop / "items.csv").write_text("item_id,title,category\n" + "\n".join(items) + "\n")
+    events = [f"u{user},p{(7 * user + 3 * step) % 25},{100 * user + step}" for user in range(60) for step in range(6)]
+    (shop / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(events) + "\n")
+    monkeypatch.setenv("LLMREC_COMPILE", "0")
+    monkeypatch.setenv("LLMREC_DTYPE", "float32")
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    found = quickstart(f"table:{shop}", TINY, out=tmp_path / "out", seed=5, say=said.append)
+    assert sum("too few users to calibrate" in line for line in said) == 1
+    assert "decisions" not in found["adapters"]["user"]
+    assert not (tmp_path / "out" / "adapters" / "user" / "calibration.json").exists()
+    assert (found["out_of_catalogue"]["count"], found["out_of_catalogue"]["planted_caught"]) == (0, True)
+
+
 def test_stages_run_again_with_other_settings(tmp_path: Path) -> None:
     counted: list[int] = []
 

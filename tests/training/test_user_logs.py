@@ -27,7 +27,7 @@ from llmrec.training.corpus import Material
 from llmrec.training.examples import plain_text
 from llmrec.training.recipe import SftRecipe, load_recipe_of
 from llmrec.training.sft import build_data
-from llmrec.training.user.decisions import validation_halves
+from llmrec.training.user.decisions import can_calibrate, validation_halves
 from llmrec.training.user.logs import build_user_data, leave_examples, talk_example, visit_ends
 from llmrec.training.user.recipe import UserRecipe
 from llmrec.training.user.redial_logs import label, read_talks, turns
@@ -256,6 +256,8 @@ def test_calibration_asks_users_whom_training_never_saw(films: Dataset, films_sp
         assert one.taken == (one.item in ever)
         assert not one.taken or ever[one.cut] == one.item
         assert one.cut < len(ever) - 1 or one.item != test_items[one.user]
+    assert can_calibrate(films_split, _recipe(calibration_users=20))
+    assert not can_calibrate(films_split, _recipe(calibration_users=3))
     with pytest.raises(DataError, match="calibration_users=0"):
         validation_halves(films, films_split, _recipe(calibration_users=3))
 

@@ -54,9 +54,7 @@ def validation_halves(dataset: Dataset, split: Split, recipe: UserRecipe) -> tup
     Raises:
         DataError: there are too few such users.
     """
-    watched, _ = user_parts(split, recipe)
-    users = np.flatnonzero(watched.train.lengths() >= 2)
-    order = rng(recipe.seed, "calibration", "users").permutation(users)[: 2 * recipe.calibration_users]
+    order = _calibration_users(split, recipe)
     middle = len(order) // 2
     if middle < _FEWEST:
         raise DataError(
@@ -65,6 +63,17 @@ def validation_halves(dataset: Dataset, split: Split, recipe: UserRecipe) -> tup
         )
     first, second = (_decisions(dataset, split, recipe, half) for half in (order[:middle], order[middle:]))
     return first, second
+
+
+def can_calibrate(split: Split, recipe: UserRecipe) -> bool:
+    """Whether `validation_halves` has the users that it needs."""
+    return len(_calibration_users(split, recipe)) // 2 >= _FEWEST
+
+
+def _calibration_users(split: Split, recipe: UserRecipe) -> np.ndarray[Any, Any]:
+    watched, _ = user_parts(split, recipe)
+    users = np.flatnonzero(watched.train.lengths() >= 2)
+    return rng(recipe.seed, "calibration", "users").permutation(users)[: 2 * recipe.calibration_users]
 
 
 def _decisions(dataset: Dataset, split: Split, recipe: UserRecipe, users: np.ndarray[Any, Any]) -> list[Asked]:
