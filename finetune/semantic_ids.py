@@ -1,7 +1,8 @@
-"""Give a backbone tokens for semantic ids, and train their rows together with one LoRA adapter.
+r"""Give a backbone tokens for semantic ids, and train their rows together with one LoRA adapter.
 
     llmrec finetune finetune/semantic_ids.yaml --set dataset=films --set backbone=runs/quickstart/backbone
-    accelerate launch finetune/semantic_ids.py finetune/semantic_ids.yaml --set backbone=Qwen/Qwen3-0.6B
+    accelerate launch finetune/semantic_ids.py finetune/semantic_ids.yaml --set backbone=Qwen/Qwen3-0.6B \
+      --set batch_size=8      # rows of all processes together, a multiple of their number
 
 Writes `output/backbone` (the backbone with id tokens, its ids and its other adapters) and the adapter in `output`. A
 killed run goes on from its last checkpoint when it is started again with the same output folder.
@@ -91,6 +92,7 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
         **facts_of(dataset, base, data, rows),
         "n_tokens": sum(len(one.input_ids) for one in data.train),
         "n_new_tokens": len(tokens),
+        "base_inside": backbone.name,
         "ids": {"fingerprint": ids.fingerprint, "sizes": list(ids.sizes)},
         "checks": checks.record,
         "seconds": time.monotonic() - started,

@@ -49,7 +49,7 @@ _ADAPTER = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{backbone}")
+base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "PATH-OF-THIS-FOLDER")"""
 _WHOLE = """\
 from transformers import AutoModelForCausalLM
@@ -64,16 +64,22 @@ def model_card(recipe: Recipe, facts: dict[str, Any]) -> str:
         library="transformers" if whole else "peft",
         form="model" if whole else "adapter",
         kind="All weights" if whole else "LoRA adapter",
-        loading=_WHOLE if whole else _ADAPTER.format(backbone=recipe.backbone),
+        loading=_WHOLE if whole else _ADAPTER.format(base=_base(recipe, facts)),
         role=recipe.role,
         backbone=recipe.backbone,
         spec=recipe.dataset,
         seed=recipe.seed,
         recipe=json.dumps(recipe.model_dump(), indent=1),
         further="".join(f"{section}\n\n" for section in sections(facts)),
-        best_text="not measured" if facts["best"] is None else f"{facts['best']:.4f} nats per token",
+        best_text="not measured" if facts["best"] is None else f"{facts['best']:.4f} nats per token, mean over batches",
         **facts,
     )
+
+
+def _base(recipe: Recipe, facts: dict[str, Any]) -> str:
+    """What the adapter is put on: the recipe's backbone, or the one that the training wrote into its own folder."""
+    inside = facts.get("base_inside")
+    return recipe.backbone if inside is None else f"PATH-OF-THIS-FOLDER/{inside}"
 
 
 def sections(facts: dict[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
 """Whole examples side by side in rows of one length, each as if it were alone.
 
 Position ids start anew with every example; transformers reads that as the border of a packed sequence and masks what
-lies before it (attention mask and cache must be absent). So nothing is padding but the end of a row, shapes never
-change, every step holds all tasks, and the loss is that of the examples one by one.
+lies before it (attention mask and cache must be absent). So nothing is padding but the end of a row, and shapes never
+change. The loss of a step is the mean over the learnt tokens of its rows. Rows are filled by falling length, so a row
+holds examples of like length, mostly of one or two tasks: few rows in a step mean that tasks take turns.
 """
 
 from __future__ import annotations

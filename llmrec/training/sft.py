@@ -132,7 +132,10 @@ def make_trainer(
 
 
 def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Training and validation losses as plain rows: step, loss or validation_loss (nats per supervised token)."""
+    """Training and validation losses as plain rows: step, and loss or validation_loss.
+
+    In nats per supervised token; validation losses are the mean over batches, as transformers takes it.
+    """
     rows = []
     for row in history:
         if "loss" in row:

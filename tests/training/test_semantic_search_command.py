@@ -11,6 +11,7 @@ import pytest
 
 from llmrec.assets import asset, load_file
 from llmrec.data.dataset import Dataset
+from llmrec.data.spec import load
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,21 @@ def test_queries_of_both_kinds_are_answered_by_the_item_they_come_from(films: Da
                 assert query.text.casefold() in catalogue.title(row).casefold()
     assert [query.text for query in queries] == [query.text for query in script.draw_queries(catalogue, 80, 3)]
     assert [query.text for query in queries] != [query.text for query in script.draw_queries(catalogue, 80, 4)]
+
+
+def test_golden_answers_have_every_attribute_asked_for(tmp_path: Path, script: Any) -> None:
+    """ "war" is no attribute of an item of "world war"; two attributes together leave the one item that has both."""
+    (tmp_path / "items.csv").write_text("item_id,title,topic\na,Alpha,war|drama\nb,Beta,drama\nc,Gamma,world war\n")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\n")
+    queries = script.draw_queries(load(f"table:{tmp_path}").catalogue, 200, 0)
+    want = {"war": "a", "drama": "ab", "war drama": "a", "drama war": "a", "world war": "c"}
+    found = {
+        query.text.lower(): "".join("abc"[row] for row in np.flatnonzero(query.answers))
+        for query in queries
+        if query.kind == "attributes"
+    }
+    assert found == want
+    assert {query.text.lower() for query in queries if query.kind == "title"} == {"alpha", "beta", "gamma"}
 
 
 def test_golden_hits_and_answers(script: Any) -> None:
@@ -55,3 +71,7 @@ def test_a_folder_without_a_model_is_one_line(
     with pytest.raises(SystemExit):
         script.main()
     assert str(tmp_path) in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["semantic_search.py", "--backbone", str(tmp_path), "--queries", "0"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--queries must be at least 1, got 0" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,22 +19,31 @@ _MOST_ATTRIBUTES = 3
 _LONGEST_FRAGMENT = 4  # words
 
 
-def search_query(catalogue: Catalogue, row: int, rng: np.random.Generator) -> str:
-    """A query that this item answers; "" for an item of which nothing is known.
+class SearchQuery(NamedTuple):
+    """What a person may type to find an item."""
+
+    text: str
+    phrases: tuple[str, ...] = ()
+    """Attribute phrases that it names; none in a piece of a title."""
+
+
+def search_query(catalogue: Catalogue, row: int, rng: np.random.Generator) -> SearchQuery | None:
+    """A query that this item answers; None for an item of which nothing is known.
 
     Others may answer it as well: the items that share what the query names.
     """
     phrases = attribute_phrases(catalogue, row)
     words = title_words(catalogue, row)
+    chosen: tuple[str, ...] = ()
     if words and (not phrases or rng.random() < TITLE_SHARE):
         query = _fragment(words, rng)
     elif phrases:
         n = int(rng.integers(1, min(_MOST_ATTRIBUTES, len(phrases)) + 1))
-        chosen = rng.choice(len(phrases), size=n, replace=False)
-        query = " ".join(phrases[int(index)] for index in chosen)
+        chosen = tuple(phrases[int(index)] for index in rng.choice(len(phrases), size=n, replace=False))
+        query = " ".join(chosen)
     else:
-        return ""
-    return as_data(query.lower() if rng.random() < 0.5 else query)
+        return None
+    return SearchQuery(as_data(query.lower() if rng.random() < 0.5 else query), chosen)
 
 
 def attribute_phrases(catalogue: Catalogue, row: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from llmrec.semid.quantiser import QuantiserKind
 from llmrec.training.recipe import MixRecipe
@@ -28,6 +28,10 @@ class SemanticRecipe(MixRecipe):
     """Id tokens and a LoRA adapter trained together."""
 
     script: Literal["semantic_ids.py"] = "semantic_ids.py"
+    validation_examples: NonNegativeInt = 100
+    """Examples of the same tasks in the same shares, whose loss is watched. Histories end in validation targets, which
+    no training example holds; texts, titles and many queries stand in training too
+    (`llmrec.training.semantic.tasks.validation_examples`)."""
     ids: IdSettings = IdSettings()
     start_rows: Literal["texts", "noise"] = "texts"
     """Where the rows of codes start: what their items' texts have in common, or a mean row with a little noise."""

@@ -1,9 +1,8 @@
 """Where the rows of id tokens start: a code begins as what the texts of its items have in common.
 
-Rows that start as noise spend most of a short training on learning what each code stands for. A row that starts as the
-mean of its items' words says so at once; what that gives is measured in `docs/recommenders.md`. It is the adapter's
-copy of the rows that is set: the backbone's own rows stay what `llmrec.semid.tokens` made them, unlikely in the text of
-every other role.
+Rows that start as noise have to learn what each code stands for; a row that starts near the words of its items says
+something of it at once. What that gives is measured in `docs/recommenders.md`. It is the adapter's copy of the rows
+that is set: the backbone's own rows stay what `llmrec.semid.tokens` made them, unlikely in the text of other roles.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ Weights = npt.NDArray[np.float32]
 def start_from_texts(
     model: Any, tokenizer: PreTrainedTokenizerBase, ids: SemanticIds, texts: Sequence[str], tokens: Sequence[int]
 ) -> None:
-    """Set the trained rows of all codes but the collision codes, which only number items; those and the cues stay.
+    """Move the trained rows of all codes but the collision codes, which only number items; those and the cues stay.
+
+    To the row of a code is added the mean of its items' texts less the mean of all items' texts, where a text is the
+    TF-IDF weighted sum of its tokens' old rows (less the mean old row), scaled to the spread of the old rows.
 
     With a head of its own (untied), the head's rows start from the head's old rows.
 
@@ -58,10 +60,13 @@ def start_from_texts(
             rows = layer.trainable_tokens_delta[adapter]
             place = {token: index for index, token in enumerate(layer.token_indices[adapter])}
             old = layer.get_base_layer().weight[:n_old].float().cpu().numpy()
+            wanted = float(old.std(axis=0).mean())
+            sums = np.asarray(words.sum(axis=1)).reshape(-1, 1)
+            vectors: Weights = words @ old - sums * old.mean(axis=0)  # (n_items, width), without a copy of `old`
+            vectors -= vectors.mean(axis=0)
             for level in range(ids.depth - 1):
-                codes, shares = _code_means(words, ids.codes[:, level])
-                means = shares @ (old - old.mean(axis=0))  # (n_used, width)
-                spread, wanted = float(means.std()), float(old.std(axis=0).mean())
+                codes, means = _code_means(vectors, ids.codes[:, level])
+                spread = float(means.std())
                 if spread < 1e-4 * wanted:  # one code for all, or no words: nothing tells the codes apart
                     continue
                 means *= wanted / spread
@@ -83,12 +88,12 @@ def _word_weights(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], n_ol
     return vectorizer.fit_transform(texts)
 
 
-def _code_means(words: Any, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
-    """The codes in use, and the mean of each one's items less the mean of all items, shape (n_used, n_old)."""
+def _code_means(vectors: Weights, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
+    """The codes in use, and the mean of each one's items, shape (n_used, width)."""
     from scipy.sparse import csr_array
 
     used, group, counts = np.unique(codes, return_inverse=True, return_counts=True)
     share = (1 / counts[group]).astype(np.float32)
     per_code = csr_array((share, (group, np.arange(len(codes)))), shape=(len(used), len(codes)))
-    means: Weights = (per_code @ words).toarray() - np.asarray(words.mean(axis=0)).reshape(1, -1)
+    means: Weights = per_code @ vectors
     return used, means

@@ -99,7 +99,7 @@ def searches(material: IdMaterial, rng: np.random.Generator) -> list[Example]:
     for row in rng.permutation(len(catalogue)):
         query = search_query(catalogue, int(row), rng)
         if query:
-            examples.append(completion_example(search_prompt(query), material.id_texts[int(row)]))
+            examples.append(completion_example(search_prompt(query.text), material.id_texts[int(row)]))
     return examples
 
 
@@ -155,17 +155,24 @@ def build_data(material: IdMaterial, recipe: SemanticRecipe, tokenizer: PreTrain
             f"{recipe.history_items}"
         )
     order = generator(recipe.seed, "semantic", "order").permutation(len(train))
-    watched, _ = fits(
+    watched, n_unwatched = fits(
         (encode(one, tokenizer, end=kind in _ENDED) for kind, one in validation_examples(material, recipe)),
         max_tokens=recipe.max_tokens,
     )
-    return SftData([train[int(index)] for index in order], watched, n_longer)
+    if n_unwatched and not watched:
+        raise DataError(
+            f"no example to watch the loss on fits into max_tokens={recipe.max_tokens}; raise it, lower history_items="
+            f"{recipe.history_items}, or set validation_examples=0"
+        )
+    return SftData([train[int(index)] for index in order], watched, n_longer + n_unwatched)
 
 
 def validation_examples(material: IdMaterial, recipe: SemanticRecipe) -> list[tuple[str, Example]]:
     """Every task in its share: histories with the validation target of a seeded sample of users, others drawn anew.
 
-    A model kept for its loss on histories alone would be kept before it has learnt to search.
+    A model kept for its loss on histories alone would be kept before it has learnt to search. Histories alone are held
+    out: an item has one text and one title, which are learnt and watched alike, and so are many short queries. Of these
+    tasks the loss says what is not learnt yet, not what is overfitted.
 
     Returns:
         Kind and example.
@@ -176,7 +183,7 @@ def validation_examples(material: IdMaterial, recipe: SemanticRecipe) -> list[tu
         n = round(share * recipe.validation_examples)
         if kind in _HISTORIES:
             examples += [(kind, one) for one in _next_items(material, n, draw, titled=kind == "titled_histories")]
-        elif n:
+        else:
             source = stream(kind, material, draw)
             examples += [(kind, next(source)) for _ in range(n)]
     return examples
