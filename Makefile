@@ -40,6 +40,7 @@ check: ## ruff, mypy, import-linter, pytest; installs nothing
 bench: $(VENV)/.stamp-dev ## the long tests (minutes, much memory) and the benchmark table of eval/
 	$(BIN)/pytest -m bench
 	$(BIN)/llmrec evaluate --dataset films --models popular,random,knn,bm25-lastitem,dense
+	$(BIN)/python eval/bench_training.py --vocabulary 8192
 	$(BIN)/python eval/scale_data.py --items 10000 100000 1000000 --per-item 10
 
 bench-decoding: $(VENV)/.stamp-dev ## our beam search under a prefix table against generate, one run; ends with a line of JSON

@@ -78,7 +78,17 @@ def _load(source: str, hardware: Hardware, failure: str) -> tuple[Any, Any]:
         raise ConfigError(
             f"a fast tokenizer (tokenizer.json) is needed, got {type(tokenizer).__name__} from {source!r}"
         )
-    return model.to(hardware.device).eval(), tokenizer
+    return with_plain_head(model.to(hardware.device).eval()), tokenizer
+
+
+def with_plain_head(model: Any) -> Any:
+    """The model, whose output layer gets its states side by side in memory; the result is the same.
+
+    A model that computes the logits of its last places alone (`logits_to_keep`) hands over a slice of the states, and
+    torch then copies the output layer once for every row of the batch: gigabytes, for a large vocabulary.
+    """
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, states: (states[0].contiguous(), *states[1:]))
+    return model
 
 
 def check_complete(info: Mapping[str, Any], what: str) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from llmrec.errors import ConfigError, ModelNotFoundError, StorageError
 from llmrec.lm.adapters import STAMP_FILE, STORE_FILE, AdapterStore, content_hash, read_stamp
+from llmrec.lm.hardware import choose
 from llmrec.lm.loading import load_backbone
+from llmrec.lm.pretrained import load_pretrained
 from tests.lm.conftest import Folders
 
 
@@ -111,3 +116,22 @@ def test_a_full_disk_is_reported(own: Folders, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(StorageError, match="No space left"):
         store.save()
+
+
+def test_the_output_layer_gets_states_side_by_side(folders: Folders) -> None:
+    """Torch would copy it for every row otherwise; the logits are the same."""
+    ids = torch.tensor([[5, 6, 7, 8], [8, 7, 6, 5]])
+    seen: dict[str, bool] = {}
+    plain = AutoModelForCausalLM.from_pretrained(folders.base, dtype=torch.float32)
+    ours = load_pretrained(str(folders.base), choose(device="cpu", dtype="float32")).model
+    logits = []
+    for name, model in (("plain", plain), ("ours", ours)):
+
+        def watch(_: Any, states: tuple[torch.Tensor], name: str = name) -> None:
+            seen[name] = states[0].is_contiguous()
+
+        model.get_output_embeddings().register_forward_pre_hook(watch)
+        with torch.inference_mode():
+            logits.append(model(ids, logits_to_keep=2).logits)
+    assert seen == {"plain": False, "ours": True}
+    assert torch.allclose(logits[0], logits[1], atol=1e-6)
