@@ -179,7 +179,8 @@ def tastes() -> tuple[Dataset, Split, np.ndarray[Any, Any]]:
 async def test_cold_items_are_found_by_their_text() -> None:
     """Chance is a recall@10 of 10 / 200 = .05. One place in ten for cold items gives 1.0 here (each kind has one).
 
-    Left alone, cold items compete by whole codes, of which the last was never seen behind the others: .29 here.
+    Left alone, cold items compete by whole codes, of which the last was never seen behind the others: .29 on one
+    processor, .00 on another, as the training's last digits fall.
     """
     data, split, cold = tastes()
     fit = GenerativeFit(epochs=12, sequences_per_batch=32, learning_rate=1e-2, warmup_steps=10, validate_every=12)
@@ -205,7 +206,7 @@ async def test_cold_items_are_found_by_their_text() -> None:
     assert none == (0.0, 0.0)
     assert boosted[1] == pytest.approx(0.1)
     assert boosted[0] > 0.8
-    assert free[0] > 0.1
+    assert boosted[0] > free[0] + 0.3
     only_cold = recommender.decode(histories[:2], filters=[ItemFilter(cold)] * 2, settings=DecodeConfig(cold_share=1.0))
     assert all(np.isin(one.items, cold).all() and len(one.items) for one in only_cold)
 

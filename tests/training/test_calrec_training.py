@@ -164,6 +164,50 @@ def test_the_checkpoint_with_the_best_ndcg_is_kept(tmp_path: Path) -> None:
     assert {"validation_loss", "validation_next_item", "validation_target_target"} < found[0].keys()
 
 
+def test_the_parts_of_the_validation_loss_add_up_over_batches_of_two_sizes(tmp_path: Path) -> None:
+    """Six rows in batches of four."""
+    trainer = CalrecTrainer(
+        objective=FULL,
+        model=tiny_model(),
+        args=_arguments(tmp_path, per_device_eval_batch_size=4),
+        eval_dataset=rows(6, seed=1),
+        data_collator=CalrecCollator(PAD),
+    )
+    found = trainer.evaluate()
+    parts = [found[f"eval_{name}"] for name in ("next_item", "target_target", "user_target")]
+    assert found["eval_loss"] == pytest.approx(0.5 * parts[0] + 0.3 * parts[1] + 0.2 * parts[2], abs=1e-4)
+
+
+def test_a_step_that_was_measured_twice_is_drawn_once() -> None:
+    """As the step that a resumed run goes on from."""
+    history = [
+        {"step": 2, "eval_loss": 1.0, "eval_ndcg10": 0.5},
+        {"step": 2, "loss": 1.5},
+        {"step": 2, "eval_loss": 9.0, "eval_ndcg10": 0.1},
+        {"step": 4, "eval_loss": 0.5},
+    ]
+    assert curve(history) == [
+        {"step": 2.0, "validation_loss": 1.0, "validation_ndcg10": 0.5},
+        {"step": 2.0, "loss": 1.5},
+        {"step": 4.0, "validation_loss": 0.5},
+    ]
+
+
+def test_ranking_under_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes would run different numbers of forward passes and wait for each other for ever."""
+    init = Trainer.__init__
+
+    def as_fsdp(self: Any, **arguments: Any) -> None:
+        init(self, **arguments)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(Trainer, "__init__", as_fsdp)
+    with pytest.raises(ConfigError, match="select=loss"):
+        CalrecTrainer(
+            objective=FULL, ranking=_Told([]), model=tiny_model(), args=_arguments(tmp_path), train_dataset=rows(4)
+        )
+
+
 # ---- the script
 
 
@@ -215,12 +259,38 @@ def test_both_stages_leave_adapters_card_and_curves(two_stages: Path, mini_folde
     assert not (two_stages / "checkpoints").exists()
 
 
-def test_the_second_stage_goes_on_from_the_first(two_stages: Path) -> None:
-    """Its validation loss starts where the first stage's ended, for the same domain and rows."""
-    record = json.loads((two_stages / "training.json").read_text(encoding="utf-8"))
-    losses = [row["validation_next_item"] for row in record["curve"] if "validation_next_item" in row]
+def _logits(backbone: Path, adapter: Path, ids: torch.Tensor) -> torch.Tensor:
+    """What plain peft makes of a saved adapter."""
+    from peft import PeftModel
+
+    with torch.inference_mode():
+        base = AutoModelForCausalLM.from_pretrained(backbone)
+        answer: torch.Tensor = PeftModel.from_pretrained(base, adapter)(ids).logits
+    return answer
+
+
+def test_the_second_stage_goes_on_from_the_first(two_stages: Path, mini_folder: Path, tmp_path: Path) -> None:
+    """Its model before the first step is what the first stage left, with the adapter open."""
+    recipe = load_recipe_of(CalrecRecipe, RECIPE, _overrides(mini_folder, tmp_path))
+    tunable = load_tunable(recipe, choose(purpose="training", device="cpu"), start=two_stages / "stage-I")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        found = tunable.model(ids).logits
+    assert torch.allclose(found, _logits(mini_folder, two_stages / "stage-I", ids), atol=1e-5)
+    assert not torch.allclose(found, _logits(mini_folder, two_stages, ids), atol=1e-3)
+    assert any(weight.requires_grad for weight in tunable.model.parameters())
+
+
+def test_the_loss_of_the_second_stage_starts_where_that_of_the_first_ended(
+    mini_folder: Path, script: Any, tmp_path: Path
+) -> None:
+    """One domain in both, so both watch the same rows."""
+    changes = {"stages": "both", "domains": "[films]", "select": "loss"}
+    record = script.main(RECIPE, _overrides(mini_folder, tmp_path / "out", **changes))
+    losses = [row["validation_loss"] for row in record["curve"] if "validation_loss" in row]
     assert len(losses) == 4
-    assert losses[2] != losses[0]
+    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
+    assert abs(losses[2] - losses[0]) > 1e-3
 
 
 def test_adapters_merge(two_stages: Path, mini_folder: Path) -> None:
@@ -282,6 +352,28 @@ def test_validation_is_what_the_served_recommender_reaches(two_stages: Path, min
     assert check.measure(model, tokenizer) == found
 
 
+def test_a_large_backbone_is_ranked_with_its_adapter_beside_it(
+    two_stages: Path, mini_folder: Path, films: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not copied and merged as a small one: the same ranks, and the model goes on in training as it was."""
+    from peft import PeftModel
+
+    check = RankingCheck(
+        [Domain.of(films)], ValidationSettings(users=6, samples=3, max_tokens=20), history_items=4, seed=0
+    )
+    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mini_folder), two_stages, is_trainable=True)
+    model.train()
+    merged = check.measure(model, tokenizer)
+    copies: list[Any] = []
+    monkeypatch.setattr("llmrec.training.calrec.validation.MERGE_BELOW", 0)
+    monkeypatch.setattr("llmrec.training.calrec.validation.copy.deepcopy", copies.append)
+    assert check.measure(model, tokenizer) == pytest.approx(merged)
+    assert not copies
+    assert model.training
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
 def test_all_weights_are_trained_and_the_result_is_a_model(mini_folder: Path, script: Any, tmp_path: Path) -> None:
     """Both stages; the second starts from the folder of the first."""
     changes = {"tuning": "full", "select": "loss", "stages": "both", "domains": "[films]", "learning_rate": 0.001}
@@ -302,8 +394,6 @@ def test_a_domain_starts_at_the_shared_adapter_and_leaves_it_and_other_domains_a
     two_stages: Path, mini_folder: Path, script: Any, tmp_path: Path
 ) -> None:
     """At the start every domain equals the trunk; afterwards the saved sum is what was trained, in plain peft."""
-    from peft import PeftModel
-
     shared = two_stages / "stage-I"
     ids = torch.tensor([[5, 6, 7, 8]])
     changes = {"tuning": "domain", "start": str(shared), "domain_temperature": 8.0}
@@ -312,10 +402,7 @@ def test_a_domain_starts_at_the_shared_adapter_and_leaves_it_and_other_domains_a
     tunable = load_tunable(recipe, choose(purpose="training", device="cpu"), start=shared)
 
     def logits(folder: Path) -> torch.Tensor:
-        with torch.inference_mode():
-            base = AutoModelForCausalLM.from_pretrained(mini_folder)
-            answer: torch.Tensor = PeftModel.from_pretrained(base, folder)(ids).logits
-            return answer
+        return _logits(mini_folder, folder, ids)
 
     with torch.inference_mode():
         assert torch.allclose(tunable.model(ids).logits, logits(shared), atol=1e-5)
@@ -385,6 +472,14 @@ def test_an_adapter_of_another_backbone_is_no_start(
     (copied / "backbone.json").write_text(json.dumps({"base_content_hash": "0" * 64}), encoding="utf-8")
     with pytest.raises(ConfigError, match="another backbone"):
         script.main(RECIPE, _overrides(mini_folder, tmp_path / "out", start=copied))
+
+
+def test_an_adapter_is_not_trained_further_under_a_shape_that_it_has_not(
+    two_stages: Path, mini_folder: Path, tmp_path: Path, script: Any
+) -> None:
+    changes = {"start": two_stages / "stage-I", "lora.rank": 4}
+    with pytest.raises(ConfigError, match=r"rank 16 and alpha 32, and the recipe says 4 .* set lora.rank=16"):
+        script.main(RECIPE, _overrides(mini_folder, tmp_path / "out", **changes))
 
 
 def test_prompts_that_serving_does_not_ask_with_are_refused(

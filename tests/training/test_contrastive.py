@@ -229,3 +229,21 @@ def test_terms_without_weight_are_not_computed() -> None:
     assert plain.terms(broken) == (None, None)
     loss = torch.tensor(1.5)
     assert plain.combine(loss).total is loss
+
+
+def test_half_precision_does_not_round_the_cosines() -> None:
+    """Mean-pooled states are close to each other: bf16 would round their cosines in steps of 1/256."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(1, 32, generator=generator)
+    users, targets = (common + 0.1 * torch.randn(8, 32, generator=generator) for _ in range(2))
+
+    def found(half: bool) -> tuple[Tensor, Tensor]:
+        leaf = users.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = info_nce(leaf, targets, temperature=0.5)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return loss.detach(), leaf.grad
+
+    for exact, half in zip(found(False), found(True), strict=True):
+        assert torch.equal(exact, half)

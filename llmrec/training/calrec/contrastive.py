@@ -89,8 +89,9 @@ def info_nce(
             ("targets").
         keys: shape (n,); other rows with the key of a row are not its negatives. None: they are.
     """
-    cosines = functional.normalize(anchors, dim=1) @ functional.normalize(targets, dim=1).T  # (users, targets)
-    logits = cosines / temperature
+    with torch.autocast(anchors.device.type, enabled=False):  # bf16 would round cosines near 1 in steps of 1/256
+        cosines = functional.normalize(anchors.float(), dim=1) @ functional.normalize(targets.float(), dim=1).T
+    logits = cosines / temperature  # (users, targets)
     if keys is not None:
         twins = keys[:, None] == keys[None, :]
         twins.fill_diagonal_(False)

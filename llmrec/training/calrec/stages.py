@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmrec.errors import ModelError
+from llmrec.errors import ConfigError, ModelError
 from llmrec.lm.adapters import check_adapter, content_hash
 from llmrec.lm.codec import TokenCodec
 from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
@@ -48,7 +48,7 @@ def load_tunable(recipe: CalrecRecipe, hardware: Hardware, *, start: Path | None
 
     Raises:
         ModelNotFoundError: backbone or adapter is missing or damaged.
-        ConfigError: the adapter was made for another backbone.
+        ConfigError: the adapter was made for another backbone, or has another shape than the recipe says.
     """
     full = recipe.tuning == "full"
     source = recipe.model_copy(update={"backbone": str(start)}) if full and start is not None else recipe
@@ -65,6 +65,7 @@ def load_tunable(recipe: CalrecRecipe, hardware: Hardware, *, start: Path | None
             inside = with_shared_inside(base.model, start)
             model = _fresh_adapter(inside, domain_recipe(recipe, inside))
         else:
+            _check_shape(recipe, start)
             model = _adapter_of(base.model, start)
     return Tunable(model, base.tokenizer, base.name, codec)
 
@@ -76,6 +77,17 @@ def _fresh_adapter(model: Any, recipe: CalrecRecipe) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return get_peft_model(model, LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM"))
+
+
+def _check_shape(recipe: CalrecRecipe, folder: Path) -> None:
+    """An adapter that is trained further keeps its shape, so a recipe that says another one would not be true."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    found, wanted = (config["r"], config["lora_alpha"]), (recipe.lora.rank, recipe.lora.alpha)
+    if found != wanted:
+        raise ConfigError(
+            f"the adapter in {folder} has rank {found[0]} and alpha {found[1]}, and the recipe says {wanted[0]} and "
+            f"{wanted[1]}; a stage keeps the shape of the one before: set lora.rank={found[0]}, lora.alpha={found[1]}"
+        )
 
 
 def _adapter_of(model: Any, folder: Path) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from llmrec.errors import ConfigError
 from llmrec.training.callbacks import Progress
 from llmrec.training.calrec.contrastive import Losses, Objective
 from llmrec.training.calrec.data import CalrecCollator, Row
@@ -41,6 +42,9 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         micro_batch: rows in memory at once (GradCache); None is the whole batch.
         ranking: measured at every evaluation; None measures losses alone.
         arguments: of `Trainer`. The data collator is a `CalrecCollator`.
+
+    Raises:
+        ConfigError: a ranking under FSDP.
     """
 
     def __init__(
@@ -52,9 +56,14 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
+        if ranking is not None and self.is_fsdp_enabled:
+            raise ConfigError(
+                "with select=ndcg every process decodes users of its own, and FSDP needs all of them in step; set "
+                "select=loss"
+            )
         self.objective, self.micro_batch, self.ranking = objective, micro_batch, ranking
         self.model_accepts_loss_kwargs = False  # losses here are means over the batch already
-        self._parts: dict[str, list[Tensor]] = {}
+        self._parts: dict[str, list[tuple[Tensor, int]]] = {}
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -64,7 +73,7 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         assert passed.next_item is not None
         terms = (None, None) if passed.vectors is None else gathered_terms(self.objective, passed.vectors)
         losses = self.objective.combine(passed.next_item, terms)
-        self._note(losses)
+        self._note(losses, len(inputs["input_ids"]))
         return (losses.total, {"loss": losses.total}) if return_outputs else losses.total
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
@@ -86,7 +95,7 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             terms=lambda vectors: gathered_terms(self.objective, vectors),
             unsynced=lambda: self.accelerator.no_sync(model),
         )
-        self._note(losses)
+        self._note(losses, len(inputs["input_ids"]))
         return losses.total.detach()
 
     def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
@@ -128,13 +137,16 @@ class CalrecTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             is_deepspeed_enabled=self.is_deepspeed_enabled,
         )
 
-    def _note(self, losses: Losses) -> None:
+    def _note(self, losses: Losses, n: int) -> None:
         for name, value in losses.numbers().items():
-            self._parts.setdefault(name, []).append(value.float())
+            self._parts.setdefault(name, []).append((value.float(), n))
 
     def _means(self) -> dict[str, float]:
-        """Mean of each part over batches and processes."""
-        means = {name: torch.stack(values).mean() for name, values in sorted(self._parts.items())}
+        """Mean of each part over examples, as `Trainer` weighs the whole, and over processes."""
+        means = {
+            name: torch.stack([value * n for value, n in values]).sum() / sum(n for _, n in values)
+            for name, values in sorted(self._parts.items())
+        }
         return {name: float(self.accelerator.gather(value[None]).mean()) for name, value in means.items()}
 
 
@@ -199,16 +211,20 @@ def padding_token(tokenizer: Any) -> int:
 
 
 def curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Logged rows in plain names: losses in nats, NDCG@10, Recall@10; `validation_` before those of validation rows."""
+    """Logged rows in plain names: losses in nats, NDCG@10, Recall@10; `validation_` before those of validation rows.
+
+    A resumed run measures the step that it goes on from once more; the first measurement stands.
+    """
     parts = ("next_item", "target_target", "user_target")
     names = {"loss": "loss", "eval_loss": "validation_loss"} | {part: part for part in parts}
     names |= {f"eval_{part}": f"validation_{part}" for part in (*parts, "ndcg10", "recall10")}
-    rows = []
+    rows: dict[tuple[float, bool], dict[str, float]] = {}
     for row in history:
         found = {names[name]: float(value) for name, value in row.items() if name in names}
         if found:
-            rows.append({"step": float(row["step"]), **found})
-    return rows
+            step, measured = float(row["step"]), any(name.startswith("validation_") for name in found)
+            rows.setdefault((step, measured), {"step": step, **found})
+    return list(rows.values())
 
 
 def validation_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
