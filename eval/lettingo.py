@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmrec.assets import asset, load_file
 from llmrec.data.choice_settings import ChoiceSettings
 from llmrec.data.dataset import Dataset
@@ -34,22 +36,25 @@ from llmrec.training.lettingo.explore import Writer, WriterSettings, written
 from llmrec.training.lettingo.label_metrics import label_difference, label_metrics
 from llmrec.training.lettingo.prompts import ProfilePrompts
 from llmrec.training.lettingo.ranking import ranking_gain
-from llmrec.training.lettingo.recipe import LettingoRecipe
+from llmrec.training.lettingo.recipe import LettingoRecipe, named
 from llmrec.training.lettingo.stages import make_predictor
 from llmrec.training.lettingo.start import start_adapters
 from llmrec.training.lettingo.styles import planted_profile, rule_profile
 from llmrec.training.lettingo.windows import LABELS, Groups, Histories, Window, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe
-from llmrec.training.run_folder import RECORD
+from llmrec.training.run_folder import RECORD, without_paths
 
 TRAINED: Mapping[str, Mapping[str, Any]] = {
     "sft": {"dpo": {"method": "sft"}},
     "dpo": {},
     "curriculum": {"curriculum": True},
+    "curriculum-shuffled": {"curriculum": True, "curriculum_settings": {"order": "shuffled"}},
     "shuffled": {"dpo": {"shuffled": True}},
 }
 """Arms that a training of their own belongs to, and what it changes in the recipe."""
+FOLDERS = {"output", "work", "push_to"}
+"""Settings that make no other adapter."""
 TITLES = {
     "none": "no profile (10H)",
     "majority": "majority class",
@@ -57,6 +62,7 @@ TITLES = {
     "sft": "SFT on right profiles",
     "dpo": "DPO",
     "curriculum": "DPO with curriculum",
+    "curriculum-shuffled": "DPO with curriculum, shuffled order",
     "shuffled": "DPO, chosen and rejected shuffled",
     "other user": "DPO, another user's profile",
     "random items": "DPO, profile of random older items",
@@ -67,15 +73,52 @@ Profiles = dict[str, list[str]]
 
 
 def train(recipe: LettingoRecipe, dataset: Dataset, out: Path, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Adapters of the trained arms, which share start, profiles and verdicts; those that are there are taken."""
+    """Adapters of the trained arms, which share start, profiles and verdicts; those that are there are taken.
+
+    Raises:
+        ConfigError: an arm was trained by another recipe or on other data; before anything is trained.
+    """
     script = load_file(asset("finetune/lettingo.py"), name="llmrec_finetune_lettingo")
-    records = {}
-    for arm in arms:
-        folder = out / arm
-        if not (folder / RECORD).exists():
-            script.run(changed(recipe, TRAINED[arm], output=folder, work=out / "work"), dataset)
-        records[arm] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return records
+    recipes = {arm: changed(recipe, TRAINED[arm], output=out / arm, work=out / "work") for arm in arms}
+    done = {arm: out / arm / RECORD for arm in arms}
+    for arm, path in done.items():
+        if path.exists():
+            check_same(json.loads(path.read_text(encoding="utf-8")), recipes[arm], dataset, path.parent)
+    for arm, path in done.items():
+        if not path.exists():
+            script.run(recipes[arm], dataset)
+    return {arm: json.loads(path.read_text(encoding="utf-8")) for arm, path in done.items()}
+
+
+def check_same(record: Mapping[str, Any], recipe: LettingoRecipe, dataset: Dataset, folder: Path) -> None:
+    """Refuse an arm that is there already and is not what this study asks for.
+
+    Raises:
+        ConfigError: settings differ (folders apart), or the data.
+    """
+    wanted = settings_of(without_paths(named(recipe)).model_dump(mode="json"))
+    try:
+        found = LettingoRecipe.model_validate(record["recipe"]).model_dump(mode="json")
+    except ValidationError:  # settings that are no longer known
+        found = record["recipe"]
+    there = settings_of(found)
+    names = [name for name in sorted({*there, *wanted} - FOLDERS) if there.get(name) != wanted.get(name)]
+    differing = [f"{name}={there.get(name)!r}, got {wanted.get(name)!r}" for name in names]
+    if record.get("dataset_hash", dataset.content_hash) != dataset.content_hash:
+        differing.append("other data of the same name")
+    if differing:
+        raise ConfigError(
+            f"the arm in {str(folder)!r} was trained with {'; '.join(differing)}; name another --out, or delete that "
+            "folder"
+        )
+
+
+def settings_of(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= settings_of(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def changed(recipe: LettingoRecipe, change: Mapping[str, Any], *, output: Path, work: Path) -> LettingoRecipe:
@@ -255,6 +298,9 @@ def heading(recipe: LettingoRecipe, groups: Groups, records: Mapping[str, Mappin
         )
         by_writer = [f"{name} {own['right']} of {own['answers']}" for name, own in found["writers"].items()]
         lines.append(f"  right answers by writer: {', '.join(by_writer)}")
+        if lengths := record.get("profile_tokens"):
+            lines.append(f"  tokens of profiles: chosen {lengths['chosen']:.1f}, rejected {lengths['rejected']:.1f}")
+        lines += [f"  warning: {text}" for text in record.get("warnings", [])]
     return "\n".join(lines)
 
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +31,14 @@ from llmrec.training.lettingo.dpo import (
     finished_stage,
     load_policy,
     make_dpo_trainer,
+    profile_lengths,
     set_reference,
+    stage_key,
+    tokens_with_loss,
     train_stage,
 )
 from llmrec.training.lettingo.dpo_trainer import PANELS
-from llmrec.training.lettingo.pairs import held_out
+from llmrec.training.lettingo.pairs import doubt, held_out
 from llmrec.training.lettingo.prompts import ProfilePrompts
 from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
 from llmrec.training.lettingo.stages import explore_and_judge, set_stage
@@ -45,6 +51,9 @@ from llmrec.training.sft import first_and_best
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
+
+EXPLORING = timedelta(days=14)
+"""How long processes wait for the first one, which explores alone. torch gives up after minutes."""
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,10 +73,20 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     histories = Histories(dataset, recipe.labels)
     groups = user_groups(histories, dataset.interactions.n_users, recipe.windows, recipe.users, recipe.seed)
     hardware = training_hardware()
-    processes = PartialState(cpu=hardware.device == "cpu")
+    processes = PartialState(cpu=hardware.device == "cpu", timeout=EXPLORING)
     start = start_adapters(recipe, dataset, histories, groups.start, work, hardware)
     with processes.main_process_first():  # the others find everything in the logs
         pairs, found = asyncio.run(explore_and_judge(recipe, set_stage(recipe, dataset, start, work), groups.align))
+    warnings: list[str] = []
+
+    def warn(text: str) -> None:
+        """Tell the one who runs it, and the record."""
+        warnings.append(text)
+        if processes.is_main_process:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    if (text := doubt(found, candidates=recipe.explore.candidates)) is not None:
+        warn(text)
     train, watched = held_out(pairs, share=recipe.dpo.validation_share, seed=recipe.seed)
     prompts = ProfilePrompts(dataset, recipe.item_fields)
     asked = {window.user: prompts.write(window.older, style=recipe.policy_style) for window in groups.align}
@@ -76,21 +95,28 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     rows: list[dict[str, float]] = []
     best: float | None = None
     n_longer = n_tokens = 0
+    learnt: list[dict[str, list[int]]] = []
     checks: dict[str, dict[str, Any]] = {}
     stages = stages_of(recipe, train)
     for number, stage in enumerate(stages, start=1):
         policy = load_policy(recipe, hardware, start=policy_folder)
-        encoded = [
-            encode_pairs(part, asked, policy, style=recipe.policy_style, max_tokens=recipe.max_tokens)
-            for part in (stage, watched)
-        ]
-        n_longer += encoded[0].n_longer
-        n_tokens += sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in encoded[0].rows)
-        folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=f"{number} of {len(stages)}")
+        encode = partial(encode_pairs, asked=asked, policy=policy, style=recipe.policy_style)
+        encoded = encode(stage, max_tokens=recipe.max_tokens)
+        looked_at = encode(watched, max_tokens=recipe.max_tokens, needed=False)
+        if watched and not looked_at.rows and number == 1:
+            warn(
+                f"none of {len(watched)} pairs for validation fits into max_tokens={recipe.max_tokens}: nothing is "
+                "watched, and the last adapter is kept"
+            )
+        n_longer += encoded.n_longer
+        n_tokens += tokens_with_loss(encoded.rows, recipe.dpo.method)
+        learnt += encoded.rows
+        data = StageData(encoded.rows, looked_at.rows)
+        key = stage_key(number, len(stages), data, policy_folder)
+        folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=key)
         first_step = int(rows[-1]["step"]) if rows else 0
         done = finished_stage(folder)
         if done is None:
-            data = StageData(encoded[0].rows, encoded[1].rows)
             title = f"profile, stage {number} of {len(stages)}"
             trainer = make_dpo_trainer(policy, data, recipe, folder, hardware, title=title)
             if number > 1 and recipe.curriculum_settings.reference == "start":
@@ -106,13 +132,16 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
 
     facts: dict[str, Any] = {
         "dataset": dataset.name,
+        "dataset_hash": dataset.content_hash,
         "base": policy.name,
         "n_train": sum(len(stage) for stage in stages) - n_longer,
-        "n_validation": len(watched),
+        "n_validation": len(looked_at.rows),
         "n_longer": n_longer,
         "n_supervised": n_tokens,
         "best": best,
         "exploration": found._asdict(),
+        "profile_tokens": profile_lengths(learnt),
+        "warnings": warnings,
         "checks": of_stages(checks),
         "n_users": {name: len(getattr(groups, name)) for name in groups._fields},
         "seconds": time.monotonic() - began,

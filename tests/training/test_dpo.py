@@ -26,7 +26,10 @@ from llmrec.training.lettingo.dpo import (
     finished_stage,
     load_policy,
     make_dpo_trainer,
+    profile_lengths,
     set_reference,
+    stage_key,
+    tokens_with_loss,
     train_stage,
 )
 from llmrec.training.lettingo.dpo_trainer import PANELS, preference_curve
@@ -115,6 +118,7 @@ def test_the_objective_moves_chosen_up_relative_to_rejected(
     assert rows[-1]["validation_margin"] > 1
     assert rows[-1]["validation_loss"] < math.log(2) - 0.05
     assert rows[-1]["validation_accuracy"] == 1
+    assert rows[-1]["validation_chosen"] > rows[0]["validation_chosen"] - 1  # nats: the margin is not chosen's ruin
     spread = [row["validation_chosen"] - row["validation_rejected"] for row in rows]
     assert spread[-1] - spread[0] == pytest.approx(rows[-1]["validation_margin"], abs=1e-2)  # the reference stood still
 
@@ -328,10 +332,44 @@ def test_pairs_that_are_too_long_are_counted_or_refused(mini_folder: Path, hardw
     assert decode(row["chosen_ids"]) == f" {GOOD}<|im_end|>"
     with pytest.raises(DataError, match="max_tokens=3"):
         encode_pairs(TRAIN, PROMPTS, policy, style="raw", max_tokens=3)
+    unwatched = encode_pairs(WATCHED, PROMPTS, policy, style="raw", max_tokens=3, needed=False)
+    assert unwatched == ([], len(WATCHED))
     chat: dict[int, Any] = {0: [{"role": "user", "content": "Write."}]}
     asked = encode_pairs([TRAIN[0]], chat, policy, style="chat", max_tokens=120).rows[0]
     assert "assistant" in decode(asked["prompt_ids"])
     assert decode(asked["chosen_ids"]) == f"{GOOD}<|im_end|>"
+
+
+def test_golden_lengths_and_learnt_tokens() -> None:
+    """Chosen profiles of 3 and 5 tokens, rejected ones of 1 and 2, each with its end: 10 and 5 tokens."""
+    rows = [
+        {"prompt_ids": [1] * 9, "chosen_ids": [2] * 4, "rejected_ids": [3] * 2},
+        {"prompt_ids": [1] * 7, "chosen_ids": [2] * 6, "rejected_ids": [3] * 3},
+    ]
+    assert profile_lengths(rows) == {"chosen": 4, "rejected": 1.5}
+    assert profile_lengths([]) == {"chosen": 0, "rejected": 0}
+    assert tokens_with_loss(rows, "dpo") == 15
+    assert tokens_with_loss(rows, "sft") == 10
+
+
+def test_a_stage_is_known_by_its_pairs_and_by_what_it_goes_on_from(
+    first_stage: tuple[Path, list[dict[str, float]], Any], mini_folder: Path
+) -> None:
+    def rows(*chosen: int) -> list[dict[str, list[int]]]:
+        return [{"prompt_ids": [1], "chosen_ids": [one], "rejected_ids": [9]} for one in chosen]
+
+    data = StageData(rows(2, 3), rows(4))
+    key = stage_key(1, 2, data, None)
+    assert key == stage_key(1, 2, StageData(rows(2, 3), rows(4)), None)
+    others = [
+        stage_key(2, 2, data, None),
+        stage_key(1, 2, StageData(rows(3, 2), rows(4)), None),
+        stage_key(1, 2, StageData(rows(2, 3), rows(5)), None),
+        stage_key(1, 2, StageData(rows(2, 3, 4), []), None),
+        stage_key(1, 2, data, first_stage[0] / POLICY),
+        stage_key(1, 2, data, mini_folder),
+    ]
+    assert len({key, *others}) == 7
 
 
 def test_golden_curve_rows(tmp_path: Path) -> None:

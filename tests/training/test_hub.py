@@ -8,12 +8,14 @@ from typing import Any
 import httpx2
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # public, not in its __all__
 
 from llmrec.assets import asset
 from llmrec.errors import ConfigError, MissingDependencyError, StorageError
 from llmrec.lm.hardware import Hardware
 from llmrec.training.backbone import check_four_bits, load_for_training
-from llmrec.training.hub import push
+from llmrec.training.hub import ABOUT_USERS, push
+from llmrec.training.lettingo.stages import PROFILES, VERDICTS
 from llmrec.training.recipe import SftRecipe, load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, without_paths
 
@@ -40,6 +42,38 @@ def test_a_folder_gets_what_others_can_use(tmp_path: Path) -> None:
     push(adapter, f"file:{remote}")  # once more, over what is there
     found = sorted(str(path.relative_to(remote)) for path in remote.rglob("*") if path.is_file())
     assert found == ["README.md", "adapter_model.safetensors", "backbone/config.json"]
+
+
+@pytest.mark.parametrize("work", ["explored", "deep/[all] of it", "."])
+@pytest.mark.parametrize("to_hub", [False, True])
+def test_what_was_written_about_users_stays_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, to_hub: bool
+) -> None:
+    adapter, remote = tmp_path / "adapter", tmp_path / "remote"
+    theirs = [f"{work}/{name}" for name in (*ABOUT_USERS, "start-writer-1/adapter_model.safetensors")]
+    ours = ["adapter_model.safetensors", "README.md", "backbone/config.json"]
+    for name in (*theirs, *ours):
+        (adapter / name).parent.mkdir(parents=True, exist_ok=True)
+        (adapter / name).write_text(name, encoding="utf-8")
+
+    def upload(self: Any, *, repo_id: str, folder_path: Path, ignore_patterns: list[str]) -> None:
+        names = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, ignore_patterns=ignore_patterns):
+            (remote / name).parent.mkdir(parents=True, exist_ok=True)
+            (remote / name).write_text(name, encoding="utf-8")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    push(adapter, "me/mine" if to_hub else f"file:{remote}")
+    found = {str(path.relative_to(remote)) for path in remote.rglob("*") if path.is_file()}
+    if work == ".":  # the adapter's own folder cannot be left out whole
+        assert found == {*ours, "start-writer-1/adapter_model.safetensors"}
+    else:
+        assert found == set(ours)
+
+
+def test_the_logs_of_an_exploration_are_those_that_stay() -> None:
+    assert set(ABOUT_USERS) == {PROFILES, VERDICTS}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from llmrec.training.lettingo.evaluate import Verdict, verdict
 from llmrec.training.lettingo.explore import Candidate, ExploreSettings, Writer, WriterSettings, explore, turns
 from llmrec.training.lettingo.pairs import (
     Pair,
+    PairFacts,
+    doubt,
     graded,
     held_out,
+    ordered,
     pair_facts,
     positives,
     preference_pairs,
@@ -75,6 +78,37 @@ def test_the_curriculum_goes_from_wide_gaps_to_narrow_ones_and_drops_ties() -> N
     assert [[pair.gap for pair in stage] for stage in stages] == [[0.9, 0.7], [0.5, 0.3, 0.1]]
     with pytest.raises(DataError, match=r"2 of 8 pairs .* curriculum"):
         graded(pairs, stages=3, tie=0.6)
+
+
+def test_golden_orders_of_stages() -> None:
+    stages = [[Pair(place, "a", "b", 1.0 - place)] for place in range(3)]
+    assert ordered(stages, "easy_first", seed=0) == stages
+    assert ordered(stages, "hard_first", seed=0) == stages[::-1]
+    drawn = [ordered(stages, "shuffled", seed=seed) for seed in range(30)]
+    assert all(sorted(own, key=stages.index) == stages != own for own in drawn)  # the same stages, never easy first
+    assert len({str(own) for own in drawn}) == 5  # all orders but one
+    assert ordered(stages, "shuffled", seed=3) == drawn[3]
+    assert ordered(stages[:1], "shuffled", seed=0) == stages[:1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "questions", "candidates", "doubted"),
+    [
+        (200, 100, 10, False),
+        (199, 100, 10, True),  # 1.99 a question
+        (200, 200, 10, True),  # two targets a user: 2 a user, 1 a question
+        (27, 100, 4, False),  # 2 * 4 * 3 / 90 = 0.267
+        (26, 100, 4, True),
+    ],
+)
+def test_golden_few_pairs_are_doubted(pairs: int, questions: int, candidates: int, doubted: bool) -> None:
+    """Card 2.11.4: below 2 rows from ten candidates the predictor ignores the profile; rows grow with n (n - 1)."""
+    facts = PairFacts(100, questions, 0, pairs, pairs / 100, {})
+    text = doubt(facts, candidates=candidates)
+    assert (text is not None) == doubted
+    if text is not None:
+        assert f"{pairs / questions:.2f} pairs a question" in text
+        assert "hardly reads the profile" in text
 
 
 def test_validation_users_are_apart_and_seeded() -> None:
@@ -159,3 +193,31 @@ async def test_exploration_shares_the_work_and_a_kill_costs_nothing_twice(
         assert {candidate.user for candidate in own} == {window.user}
         texts = [candidate.text for candidate in own]
         assert len(set(texts)) == len(texts) == 6  # three different texts of each writer, none empty
+
+
+class _Liner:
+    """Writes two texts that differ in their line breaks alone, and one that differs in a word."""
+
+    async def generate(self, prompt: Any, *, sampling: Sampling, adapter: str | None = None) -> list[Completion]:
+        return [Completion(text, 0.0, 1, "stop") for text in ("Likes\n\n- war", "Likes - war", "Likes\nwar")]
+
+
+@pytest.mark.parametrize(
+    ("one_line", "expected"),
+    [(True, ["Likes - war", "Likes war"]), (False, ["Likes\n\n- war", "Likes - war", "Likes\nwar"])],
+)
+async def test_profiles_for_a_policy_that_ends_at_a_line_break_are_one_line(
+    films: Dataset, tmp_path: Path, one_line: bool, expected: list[str]
+) -> None:
+    histories = Histories(films, LabelSettings())
+    windows = user_groups(histories, films.interactions.n_users, WINDOWS, GroupSettings(align=1, test=1), 0).align
+    found = await explore(
+        windows,
+        _writers(_Liner()),
+        ProfilePrompts(films, ItemFields()),
+        ExploreSettings(candidates=3),
+        CallLog(tmp_path / "profiles.jsonl"),
+        seed=0,
+        one_line=one_line,
+    )
+    assert [[candidate.text for candidate in own] for own in found] == [expected]

@@ -8,12 +8,14 @@ policy goes on from an adapter (supervised start, an earlier stage of Curri-DPO)
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmrec.errors import DataError
+from llmrec.lm.adapters import content_hash
 from llmrec.lm.codec import TokenCodec
 from llmrec.training.backbone import load_for_training
 from llmrec.training.checks.frozen import check_frozen, frozen_digest
@@ -79,7 +81,13 @@ def load_policy(recipe: Recipe, hardware: Hardware, *, start: Path | None) -> Po
 
 
 def encode_pairs(
-    pairs: Sequence[Pair], asked: Mapping[int, Prompt], policy: Policy, *, style: Style, max_tokens: int
+    pairs: Sequence[Pair],
+    asked: Mapping[int, Prompt],
+    policy: Policy,
+    *,
+    style: Style,
+    max_tokens: int,
+    needed: bool = True,
 ) -> PairRows:
     """Token ids of pairs, prompt and completion tokenised apart, as inference does.
 
@@ -89,9 +97,10 @@ def encode_pairs(
         policy: has the tokenizer.
         style: raw completions begin with a space, chat completions do not.
         max_tokens: of prompt and completion together.
+        needed: whether nothing can be done without one of them.
 
     Raises:
-        DataError: every pair is longer.
+        DataError: every pair is longer, and they are needed.
     """
     n_vocabulary = int(policy.model.get_output_embeddings().weight.shape[0])
     codec = TokenCodec(policy.model, policy.tokenizer, n_vocabulary=n_vocabulary, name=policy.name)
@@ -105,9 +114,36 @@ def encode_pairs(
             longer += 1
         else:
             rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    if pairs and not rows:
+    if needed and pairs and not rows:
         raise DataError(f"none of {len(pairs)} pairs fits into max_tokens={max_tokens}; raise it or show fewer items")
     return PairRows(rows, longer)
+
+
+def tokens_with_loss(rows: Sequence[Mapping[str, Sequence[int]]], method: Literal["dpo", "sft"]) -> int:
+    """Tokens of these pairs that the objective scores, ends included: sft learns the chosen profiles alone."""
+    learnt = ("chosen_ids",) if method == "sft" else ("chosen_ids", "rejected_ids")
+    return sum(len(row[name]) for row in rows for name in learnt)
+
+
+def profile_lengths(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, float]:
+    """Mean tokens of the chosen and of the rejected profiles, without ends: an objective that prefers one of two
+    lengths teaches length."""
+    n = max(len(rows), 1)
+    return {side: sum(len(row[f"{side}_ids"]) - 1 for row in rows) / n for side in ("chosen", "rejected")}
+
+
+def stage_key(number: int, n_stages: int, data: StageData, start: Path | None) -> str:
+    """Identifies a stage beside recipe, backbone and dataset: its pairs as they are learnt, and the adapter it goes on
+    from. Engines do not answer alike forever, so that the same recipe may have other pairs.
+
+    Args:
+        number: of the stage, from 1.
+        n_stages: of the training.
+        data: tokenised pairs.
+        start: adapter folder; None is the bare backbone.
+    """
+    text = json.dumps([data.train, data.validation, None if start is None else content_hash(start)])
+    return f"{number} of {n_stages} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def make_dpo_trainer(

@@ -85,6 +85,7 @@ async def explore(
     log: CallLog,
     *,
     seed: int,
+    one_line: bool = False,
 ) -> list[list[Candidate]]:
     """Profiles of each user, without empty and repeated texts.
 
@@ -95,6 +96,8 @@ async def explore(
         settings: how many and how long.
         log: what was written before is not asked again.
         seed: of the draws; they depend on (seed, writer, user) alone.
+        one_line: join the lines of a text, as the predictor reads it. A policy that writes raw text ends at a line
+            break, so what it would learn behind one could never be read.
 
     Returns:
         For each window the different texts, those of the first writer first.
@@ -102,7 +105,8 @@ async def explore(
     found: list[list[Candidate]] = [[] for _ in windows]
     for writer, n in zip(writers, turns(len(writers), settings.candidates), strict=True):
         texts = await written(windows, writer, prompts, log, n=n, max_tokens=settings.max_tokens, seed=seed)
-        for own, window, drawn in zip(found, windows, texts, strict=True):
+        for own, window, raw in zip(found, windows, texts, strict=True):
+            drawn = [" ".join(text.split()) for text in raw] if one_line else raw
             known = {candidate.text for candidate in own}
             own += [
                 Candidate(window.user, writer.settings.name, t) for t in dict.fromkeys(drawn) if t and t not in known

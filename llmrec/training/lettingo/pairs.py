@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from llmrec.errors import DataError
 from llmrec.seeding import rng
 from llmrec.training.lettingo.evaluate import Verdict
 from llmrec.training.lettingo.explore import Candidate
+
+FEWEST_PAIRS = 2.0
+"""Pairs a question from ten profiles, below which the predictor ignores the profile."""
 
 
 class Pair(NamedTuple):
@@ -38,7 +41,7 @@ class PairFacts(NamedTuple):
     """Questions that all profiles answered alike, which give no pair."""
     pairs: int
     pairs_per_user: float
-    """The paper has 4.4 to 5.2 with ten candidates; below 2 the predictor ignores the profile."""
+    """The paper has 4.4 to 5.2 with ten candidates and one question a user; see `doubt`."""
     writers: dict[str, dict[str, int]]
     """For each writer "answers", questions answered with a profile of its own, and "right", those answered right. Of
     equal profiles of one user only the first writer's counts."""
@@ -85,6 +88,26 @@ def pair_facts(
     return PairFacts(n_users, len(questions), unanimous, len(pairs), len(pairs) / max(n_users, 1), writers)
 
 
+def doubt(facts: PairFacts, *, candidates: int) -> str | None:
+    """What to say where so few pairs came about that the predictor seems to ignore the profile; None where not.
+
+    With ten profiles a question that is fewer than 2 pairs, and pairs grow with n (n - 1). [D]
+
+    Args:
+        facts: of an exploration.
+        candidates: profiles of each user that were asked for.
+    """
+    found = facts.pairs / max(facts.questions, 1)
+    least = FEWEST_PAIRS * candidates * (candidates - 1) / 90
+    if found >= least:
+        return None
+    return (
+        f"{found:.2f} pairs a question from {candidates} profiles, where {least:.2f} are the least to expect: the "
+        "predictor hardly reads the profile, and what is aligned with it is noise; teach or choose another predictor, "
+        "or let writers differ more (temperature, further writers)"
+    )
+
+
 def positives(pairs: Sequence[Pair]) -> list[Pair]:
     """One pair for each different (user, chosen): what supervised fine-tuning on right profiles learns from."""
     return list({(pair.user, pair.chosen): pair for pair in reversed(pairs)}.values())[::-1]
@@ -105,10 +128,30 @@ def graded(pairs: Sequence[Pair], *, stages: int, tie: float) -> list[list[Pair]
     if len(kept) < stages:
         raise DataError(
             f"{len(kept)} of {len(pairs)} pairs have a gap above {tie} nats, too few for {stages} stages; explore more "
-            "users, or lower curriculum.tie or curriculum.stages"
+            "users, or lower curriculum_settings.tie or curriculum_settings.stages"
         )
     cuts = np.linspace(0, len(kept), stages + 1).round().astype(int)
     return [kept[start:end] for start, end in pairwise(cuts)]
+
+
+def ordered(
+    stages: Sequence[list[Pair]], order: Literal["easy_first", "shuffled", "hard_first"], *, seed: int
+) -> list[list[Pair]]:
+    """Stages in the order that they are learnt in.
+
+    Args:
+        stages: of `graded`, the easiest first.
+        order: shuffled is any other order than the easiest first; one stage has one order alone.
+        seed: of the draw.
+    """
+    places = list(range(len(stages)))
+    if order == "hard_first":
+        places.reverse()
+    elif order == "shuffled" and len(stages) > 1:
+        draws = rng(seed, "lettingo", "order")
+        while places == sorted(places):
+            places = draws.permutation(len(stages)).tolist()
+    return [stages[place] for place in places]
 
 
 def held_out(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:

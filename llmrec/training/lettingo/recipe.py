@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from llmrec.training.lettingo.explore import ExploreSettings, WriterSettings
-from llmrec.training.lettingo.pairs import Pair, graded, positives, shuffled_preferences
+from llmrec.training.lettingo.pairs import Pair, graded, ordered, positives, shuffled_preferences
 from llmrec.training.lettingo.prompts import ItemFields, Style
 from llmrec.training.lettingo.styles import STYLES
 from llmrec.training.lettingo.windows import GroupSettings, LabelSettings, WindowSettings
@@ -59,6 +59,9 @@ class CurriculumSettings(BaseModel):
     """Pairs whose gap is not above this are ties, and left out. Nats. [D]"""
     reference: Literal["previous", "start"] = "previous"
     """Reference of a stage: the policy of the stage before (the paper's best), or what the first stage started from."""
+    order: Literal["easy_first", "shuffled", "hard_first"] = "easy_first"
+    """Of the same stages. The paper has easy_first; shuffled (any other order, drawn from the seed) and hard_first are
+    controls, which must not do better."""
 
 
 class DpoSettings(BaseModel):
@@ -128,13 +131,21 @@ T = TypeVar("T", WriterSettings, PredictorSettings)
 
 
 def stages_of(recipe: LettingoRecipe, pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """What is learnt, stage by stage: all at once, right profiles alone, or from easy to hard."""
+    """What is learnt, stage by stage: all at once, right profiles alone, or from easy to hard.
+
+    Raises:
+        DataError: too few pairs for the stages of a curriculum.
+    """
     if recipe.dpo.method == "sft":
         return [positives(pairs)]
-    chosen = shuffled_preferences(pairs, seed=recipe.seed) if recipe.dpo.shuffled else list(pairs)
-    if not recipe.curriculum:
-        return [chosen]
-    return graded(chosen, stages=recipe.curriculum_settings.stages, tie=recipe.curriculum_settings.tie)
+    stages = [list(pairs)]
+    if recipe.curriculum:
+        settings = recipe.curriculum_settings
+        stages = ordered(graded(pairs, stages=settings.stages, tie=settings.tie), settings.order, seed=recipe.seed)
+    if recipe.dpo.shuffled:  # after grading, which would leave out every swapped pair
+        mixed = iter(shuffled_preferences([pair for stage in stages for pair in stage], seed=recipe.seed))
+        stages = [[next(mixed) for _ in stage] for stage in stages]
+    return stages
 
 
 def named(recipe: LettingoRecipe) -> LettingoRecipe:

@@ -84,7 +84,15 @@ async def explore_and_judge(
     recipe: LettingoRecipe, stage: Stage, windows: Sequence[Window]
 ) -> tuple[list[Pair], PairFacts]:
     """Profiles, verdicts and pairs of the users of the alignment."""
-    candidates = await explore(windows, stage.writers, stage.prompts, recipe.explore, stage.profiles, seed=recipe.seed)
+    candidates = await explore(
+        windows,
+        stage.writers,
+        stage.prompts,
+        recipe.explore,
+        stage.profiles,
+        seed=recipe.seed,
+        one_line=recipe.policy_style == "raw",
+    )
     questions = await judged(stage.predictor, windows, candidates, stage.verdicts)
     pairs: list[Pair] = []
     places = [(own, place) for own, window in enumerate(windows) for place in range(len(window.targets))]

@@ -43,7 +43,7 @@ _OWN = {"script", "role", "output", "epochs", "batch_size", "learning_rate", "pu
 def start_adapters(
     recipe: LettingoRecipe, dataset: Dataset, histories: Histories, users: list[int], work: Path, hardware: Hardware
 ) -> dict[Role, Path]:
-    """Train the adapters that the recipe asks for; those of an earlier run with the same settings are taken.
+    """Train the adapters that the recipe asks for; those of an earlier run with the same users and settings are taken.
 
     Args:
         recipe: start, windows, fields and LoRA count.
@@ -77,13 +77,7 @@ def _adapter(
     hardware: Hardware,
 ) -> Path:
     base = load_for_training(recipe, hardware)
-    other = "predictor_examples" if role == "writer" else "writer_examples"  # what does not concern this role
-    parts = recipe.model_dump_json(
-        include={"windows": True, "item_fields": True, "labels": True, "lora": True, "max_tokens": True}
-        | {"users": {"start"}, "start": set(type(start).model_fields) - {other}, "seed": True}
-    )
-    digest = hashlib.sha256(f"{role} {parts} {base.name} {dataset.content_hash}".encode()).hexdigest()
-    folder = work / f"start-{role}-{digest[:12]}"
+    folder = work / f"start-{role}-{_digest(role, recipe, start, users, f'{base.name} {dataset.content_hash}')}"
     if (folder / RECORD).exists():
         return folder
     began = time.monotonic()
@@ -109,6 +103,20 @@ def _adapter(
         write_outcome(own, facts, rows, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _digest(role: Role, recipe: LettingoRecipe, start: StartSettings, users: list[int], stands_on: str) -> str:
+    """12 hex digits that stand for everything an adapter is learnt from.
+
+    The users count one by one: where there are fewer than the recipe asks for, settings of the other groups move the
+    borders, and an adapter that has seen a user of the test must not be taken.
+    """
+    examples = recipe.model_dump_json(include={"windows", "item_fields", "labels"}) + start.model_dump_json(
+        include={"styles", "blank"}
+    )
+    training = _sft_recipe(role, recipe, start, Path()).model_dump_json(exclude={"output", "dataset", "backbone"})
+    style = recipe.policy_style if role == "writer" else recipe.predictor.style
+    return hashlib.sha256(f"{role} {style} {users} {examples} {training} {stands_on}".encode()).hexdigest()[:12]
 
 
 def _sft_recipe(role: Role, recipe: LettingoRecipe, start: StartSettings, folder: Path) -> SftRecipe:
