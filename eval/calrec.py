@@ -148,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, default=512)
     add("--history-items", type=int, default=15)
     add("--validation-users", type=int, default=200, help="users whose NDCG@10 chooses the checkpoint")
+    add("--select", choices=["ndcg", "loss"], default="ndcg", help="loss, where ranking costs more than training")
     add("--seed", type=int, default=0)
     return arguments
 
@@ -199,6 +200,7 @@ def stage_recipe(
             "batch_size": settings.batch_size,
             "learning_rate": settings.learning_rate,
             "objective": {"alpha": arm.alpha, "beta": arm.beta},
+            "select": settings.select,
             "validation": {"users": settings.validation_users, "samples": 8},
             "seed": settings.seed,
         }

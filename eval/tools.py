@@ -1,4 +1,4 @@
-"""python eval/tools.py --backbone runs/quickstart/backbone --decoupled runs/tools --joint runs/tools-joint
+"""python eval/tools.py --backbone runs/quickstart/backbone --joint runs/tools --decoupled runs/tools-decoupled
 
 How well a small model calls tools: one joint adapter, decoupled adapters and the bare backbone, with and without a
 grammar, on phrasings that training contains and on families that it does not (test users in both). Then human turns of
@@ -42,6 +42,7 @@ from llmrec.training.tools.trajectories import Trajectory, trajectories, users_o
 
 PARTS = {"seen": TOOL_FAMILIES, "development": DEVELOPMENT_FAMILIES, "held out": HELD_OUT_FAMILIES}
 CUTS = (1, 10, 50)
+GIVEN, PRODUCT = "arguments, given the true tool", "tool x arguments, given the true tool"
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,31 @@ def _tools(name: str, adapters: ToolAdapters, rule: bool) -> Setting:
 async def measure(
     brain: Brain, turns: Sequence[Trajectory], resources: Resources, *, seed: int
 ) -> dict[str, dict[str, float]]:
-    """One row: every metric with its interval and n."""
+    """One row of the table (see `row_of`)."""
     scores = await asyncio.gather(*(score_turn(brain, turn, resources, seed=seed) for turn in turns))
-    return {name: _interval(values, seed) for name, values in _columns(scores).items()}
+    return row_of(scores, told=isinstance(brain, ToolBrain), seed=seed)
+
+
+def row_of(scores: Sequence[TurnScore], *, told: bool, seed: int) -> dict[str, dict[str, float]]:
+    """Every metric with its interval and n.
+
+    The product of "tool" and "arguments, given the true tool" is what "tool and arguments" would be if one said nothing
+    about the other (DualTune, arXiv 2510.00229: end to end is about P(tool) x P(arguments | tool)). It is no mean of
+    steps, so it has no interval.
+
+    Args:
+        scores: of turns.
+        told: the brain can be told the tool; without it there are neither these arguments nor the product.
+        seed: of the intervals.
+    """
+    row: dict[str, dict[str, float]] = {}
+    for name, values in _columns(scores).items():
+        if name == GIVEN and not told:
+            continue
+        row[name] = _interval(values, seed)
+        if name == GIVEN:
+            row[PRODUCT] = {"value": row["tool"]["value"] * row[name]["value"], "n": row[name]["n"]}
+    return row
 
 
 def _columns(scores: Sequence[TurnScore]) -> dict[str, list[float]]:
@@ -83,7 +106,7 @@ def _columns(scores: Sequence[TurnScore]) -> dict[str, list[float]]:
     return {
         "tool": [step.tool for step in steps],
         "tool of the message": [one.steps[0].tool for one in scores],
-        "arguments, true tool": [step.given for step in steps],
+        GIVEN: [step.given for step in steps],
         "tool and arguments": [step.call for step in steps],
         "F1": [one.f1 for one in scores],
         "F1 checked": [one.checked_f1 for one in scores],
@@ -238,18 +261,25 @@ def markdown(rows: Mapping[str, Any]) -> Iterator[str]:
     parts = dict.fromkeys(name.partition(": ")[0] for name in rows)
     for part in parts:
         mine = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{part}: ")}
-        columns = list(next(iter(mine.values())))
+        columns: list[str] = max((list(row) for row in mine.values()), key=len)  # some brains have fewer
         yield from ("", f"**{part}**", "", f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
         for name, row in mine.items():
-            cells = [f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}] n={v['n']:.0f}" for v in row.values()]
+            cells = [_cell(row[column]) if column in row else "–" for column in columns]
             yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _cell(found: Mapping[str, float]) -> str:
+    bounds = f" [{found['low']:.3f}, {found['high']:.3f}]" if "low" in found else ""
+    return f"{found['value']:.3f}{bounds} n={found['n']:.0f}"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", required=True)
-    parser.add_argument("--decoupled", type=Path, help="output folder of finetune/tools.yaml")
-    parser.add_argument("--joint", type=Path, help="output folder of the same recipe with mode=joint")
+    parser.add_argument("--decoupled", type=Path, help="output folder of finetune/tools.yaml with mode=decoupled")
+    parser.add_argument(
+        "--joint", type=Path, help="output folder of finetune/tools.yaml as it is: one adapter for both"
+    )
     parser.add_argument("--dataset", default="films")
     parser.add_argument("--turns", type=int, default=300)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=["seen", "held out"])

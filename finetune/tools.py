@@ -42,6 +42,8 @@ def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def run(recipe: ToolsRecipe) -> dict[str, Any]:
     """Turns, then one adapter after the other, then their entry at the backbone."""
+    from accelerate import PartialState
+
     dataset = load(recipe.dataset, seed=recipe.seed)
     split = leave_one_out(dataset.interactions)
     knn = registry.fitted("knn", dataset, split)
@@ -49,10 +51,11 @@ def run(recipe: ToolsRecipe) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, tools in adapter_tools(recipe, turns).items():
         facts[name] = train(recipe, name, tools, turns, dataset)
-    written = all("best" in one for one in facts.values())  # by one process of several
-    if recipe.push_to is not None and written:
+    if not PartialState(cpu=training_hardware().device == "cpu").is_main_process:  # all of them find a finished record
+        return together(facts)
+    if recipe.push_to is not None:
         push(Path(recipe.output), recipe.push_to)
-    if recipe.register_adapters and Path(recipe.backbone).is_dir() and written:
+    if recipe.register_adapters and Path(recipe.backbone).is_dir():
         store = AdapterStore.load(Path(recipe.backbone))
         for name in [name for name in store if is_tool_adapter(name)]:  # of an earlier run, perhaps in the other mode
             store.remove(name)

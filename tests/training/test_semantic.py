@@ -307,6 +307,8 @@ def test_the_recipe_learns_and_leaves_the_backbone_alone(trained: Path, mini_fol
     losses = [row["validation_loss"] for row in record["curve"] if "validation_loss" in row]
     assert losses[-1] < losses[0]
     assert record["n_train"] == 240
+    assert set(record["checks"]) == {"gradients", "token_rows", "packing", "frozen", "labels", "saved_rows"}
+    assert record["checks"]["frozen"]["compared"]
     old = AutoModelForCausalLM.from_pretrained(mini_folder).state_dict()
     new = AutoModelForCausalLM.from_pretrained(trained / "out" / "backbone").state_dict()
     for name, tensor in old.items():

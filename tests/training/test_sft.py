@@ -59,6 +59,8 @@ def test_card_curve_and_stamp_are_written(adapter: Path, mini_folder: Path) -> N
     record = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
     assert record["n_train"] == 48
     assert record["n_validation"] == 8
+    assert set(record["checks"]) == {"templates", "gradients", "padding", "frozen", "labels"}
+    assert record["checks"]["frozen"]["compared"]
     assert any("validation_loss" in row for row in record["curve"])
     card = (adapter / "README.md").read_text(encoding="utf-8")
     assert "recommender adapter" in card

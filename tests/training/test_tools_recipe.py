@@ -73,6 +73,8 @@ def test_every_adapter_is_trained_stamped_and_entered(trained: tuple[Path, Path,
         assert read_stamp(output / name) == content_hash(backbone)
         record = json.loads((output / name / "training.json").read_text(encoding="utf-8"))
         assert record["n_supervised"] == one["n_supervised"] > 0
+        assert set(record["checks"]) == {"gradients", "packing", "frozen", "labels"}
+        assert record["checks"]["frozen"]["compared"]
         assert (output / name / "curves.png").stat().st_size > 5000
         assert f"{name} adapter" in (output / name / "README.md").read_text(encoding="utf-8")
     assert facts["tool_select"]["n_supervised"] < facts["tool_select"]["n_tokens"] / 10
@@ -84,6 +86,29 @@ def test_every_adapter_is_pushed_into_a_folder_of_its_own(trained: tuple[Path, P
     for name in facts:
         pushed = output.parent / "remote" / name / "adapter_model.safetensors"
         assert pushed.read_bytes() == (output / name / "adapter_model.safetensors").read_bytes()
+
+
+def test_another_process_of_a_finished_run_neither_pushes_nor_enters(
+    trained: tuple[Path, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process finds the finished records; the first one alone writes."""
+    backbone, output, facts = trained
+    script = load_file(asset("finetune/tools.py"), name="tools_under_test")
+    monkeypatch.setattr(script, "make_packed_trainer", lambda *_, **__: pytest.fail("a finished adapter was trained"))
+    remote, entered = tmp_path / "remote", (backbone / "adapters.json").read_text(encoding="utf-8")
+    settings = [f"backbone={backbone}", f"output={output}", f"push_to=file:{remote}", *SMALL]
+    (backbone / "adapters.json").unlink()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("accelerate.PartialState.is_main_process", False)
+            assert set(script.main(RECIPE, settings)["adapters"]) == set(facts)
+            assert not remote.exists()
+            assert not (backbone / "adapters.json").exists()
+        script.main(RECIPE, settings)
+        assert sorted(path.name for path in remote.iterdir()) == sorted(facts)
+        assert set(AdapterStore.load(backbone)) == set(facts)
+    finally:
+        (backbone / "adapters.json").write_text(entered, encoding="utf-8")
 
 
 def test_the_agent_of_this_backbone_calls_tools_with_them(trained: tuple[Path, Path, dict[str, Any]]) -> None:

@@ -43,7 +43,8 @@ class Step(NamedTuple):
     call: bool
     """Tool and arguments are."""
     given: bool
-    """The arguments are, once the true tool is given; for brains that cannot be given one, as `call`."""
+    """The arguments are, once the true tool is given: always where it is `answer`, which has none. For brains that
+    cannot be given one, as `call`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ async def _reading_step(brain: Brain, turn: Trajectory, read: Request, seed: int
     right = read.smalltalk == smalltalk and not read.unread
     whole = right and (smalltalk or _same(turn.meant, read))
     if smalltalk or not isinstance(brain, ToolBrain):
-        return Step(right, whole, whole)
+        return Step(right, whole, whole or isinstance(brain, ToolBrain))
     try:
         text = await brain.write(reading_prompt(turn.blank), READ, marks.constraint(turn.blank), seed=seed)
         given = _same(turn.meant, marks.parse(turn.blank, text))
@@ -128,7 +129,7 @@ async def _acting_step(
         said = (BROKEN, "")
     right, whole = said[0] == wanted[0], said == wanted
     if true is None or not isinstance(brain, ToolBrain):
-        return Step(right, whole, whole)
+        return Step(right, whole, whole or isinstance(brain, ToolBrain))
     try:
         text = await brain.write(acting_prompt(plan, full=True), true.name, call_options(plan)[true.name], seed=seed)
         given = (true.name, json.dumps(json.loads(text), sort_keys=True)) == wanted
