@@ -60,8 +60,15 @@ def _load_hub(spec: str, hardware: Hardware) -> Loaded:
         raise ModelNotFoundError(f"no model folder, got {spec!r}")
     failure = f"there is no folder {spec!r}, and no such model could be had from the Hugging Face hub"
     model, tokenizer = _load(spec, hardware, failure)
-    commit = getattr(model.config, "_commit_hash", None)
-    return Loaded(model, tokenizer, name=f"{spec}@{commit[:12]}" if commit else spec, content_hash=None)
+    return Loaded(model, tokenizer, name=hub_name(spec), content_hash=None)
+
+
+def hub_name(model_id: str) -> str:
+    """A hub id with the revision that lies in the cache: ``Qwen/Qwen3-0.6B@c1899de289a0``; without one, the id alone."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model_id, "config.json")
+    return f"{model_id}@{Path(config).parent.name[:12]}" if isinstance(config, str) else model_id
 
 
 def _load(source: str, hardware: Hardware, failure: str) -> tuple[Any, Any]:

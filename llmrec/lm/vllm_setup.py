@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 from llmrec.lm import hardware
 from llmrec.lm.adapters import content_hash
-from llmrec.lm.pretrained import TOKENIZER_FILES, first_line, quiet
+from llmrec.lm.pretrained import TOKENIZER_FILES, first_line, hub_name, quiet
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has kernels for; a smaller adapter fits the next one
 _CPU_CACHE_GIB = 4.0
@@ -242,5 +242,4 @@ def load_text(model: str) -> ModelText:
     if folder.is_dir():
         digest = content_hash(folder)
         return ModelText(tokenizer, ends, f"{folder.resolve().name}@{digest[:12]}", digest)
-    commit = getattr(config, "_commit_hash", None)
-    return ModelText(tokenizer, ends, f"{model}@{commit[:12]}" if commit else model, None)
+    return ModelText(tokenizer, ends, hub_name(model), None)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from llmrec.assets import cache_dir
 from llmrec.errors import CacheError, ConfigError
@@ -38,7 +38,8 @@ LABELS = (*calrec.CUES, *user.CUES, "\nShown: Title:", "Title:", ". Category:")
 """Texts that nano's tokenizer holds as one token each: they stand before or after every item."""
 
 
-_EXPONENT = 0.3  # as CALRec draws its domains
+_LATER = ("exponent",)
+"""Settings that came after models were cached: at their defaults they do not enter the key."""
 
 
 DEFAULT_MIX = {
@@ -70,6 +71,9 @@ class NanoRecipe(BaseModel):
     """Longest history in a recommendation prompt, in items."""
     mix: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_MIX))
     """Share of tokens per kind of example; kinds are `llmrec.training.corpus.BUILDERS`."""
+    exponent: NonNegativeFloat = 0.3
+    """Of several data sets each has tokens in proportion to its number of users ** exponent: 0 gives all the same. As
+    CALRec (arXiv 2405.02429) draws its domains; taken from a summary of the paper."""
 
     @model_validator(mode="after")
     def _shares(self) -> NanoRecipe:
@@ -112,7 +116,7 @@ def train_nano(
         recipe: shape, corpus and schedule.
         seed: of weights, corpus and order.
         others: further data sets for one model over all of them: tokenizer and corpus are of all, and each has a share
-            of the tokens in proportion to its number of users ** 0.3.
+            of the tokens in proportion to its number of users ** `recipe.exponent`.
         cache: folder of trained models; default the user's cache.
         say: receives one line for each thing that people want to know.
 
@@ -144,12 +148,16 @@ def cache_key(dataset: Dataset, split: Split, recipe: NanoRecipe, *, seed: int, 
         text_digest(),
         dataset.content_hash,
         split.train.content_hash,
-        recipe.model_dump_json(),
+        recipe.model_dump_json(exclude=_at_default(recipe)),
         str(seed),
         f"{hardware.device} {hardware.dtype} {hardware.compile}",
         *(text for other, own in others for text in (other.content_hash, own.train.content_hash)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+
+
+def _at_default(recipe: NanoRecipe) -> set[str]:
+    return {name for name in _LATER if getattr(recipe, name) == NanoRecipe.model_fields[name].default}
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -246,7 +254,7 @@ class _Part(NamedTuple):
 def _parts(sources: Sequence[Source], recipe: NanoRecipe) -> list[_Part]:
     weights = [1.0]
     if len(sources) > 1:
-        weights = list(domain_shares([split.train.n_users for _, split in sources], exponent=_EXPONENT))
+        weights = list(domain_shares([split.train.n_users for _, split in sources], exponent=recipe.exponent))
     return [
         _Part(kind if place == 0 else f"{kind} {place}", kind, material, share * float(weight))
         for place, (weight, material) in enumerate(

@@ -68,9 +68,6 @@ def test_a_backbone_by_id_is_that_of_its_main_branch(hub: Path, mini_folder: Pat
     assert load_for_training(recipe, CPU).name == loaded.name
 
 
-@pytest.mark.xfail(
-    reason="transformers 5 no longer writes the commit into the config, where load_pretrained looks for it"
-)
 def test_the_name_of_a_backbone_by_id_says_its_revision(hub: Path) -> None:
     """Records name the backbone so, and checkpoints of one revision must not be taken up with another."""
     assert load_pretrained("me/mini", CPU).name == f"me/mini@{MAIN[:12]}"
