@@ -26,6 +26,7 @@ import numpy.typing as npt
 from llmrec.assets import asset, load_file
 from llmrec.benchmark.protocol import evaluate
 from llmrec.data.spec import load
+from llmrec.lm.adapters import content_hash
 from llmrec.lm.loading import load_backbone
 from llmrec.lm.nano import NanoShape
 from llmrec.metrics.bootstrap import Interval, bootstrap_means
@@ -113,15 +114,16 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     domains = {spec: Domain.of(load(spec, seed=settings.seed)) for spec in dict.fromkeys(settings.data)}
     backbone = settings.backbone or pretrained(list(domains.values()), settings)
+    weights = content_hash(Path(backbone)) if Path(backbone).is_dir() else backbone
     for spec in settings.targets or settings.data:
         for name in settings.baselines:
-            path = result_path(out, spec, name, settings)
+            path = result_path(out, spec, name, settings, weights)
             once(path, partial(measure_baseline, BASELINES[name], domains[spec], settings))
         for name in settings.arms:
             folder = trained(ARMS[name], spec, backbone, settings)
-            path = result_path(out, spec, name, settings)
+            path = result_path(out, spec, name, settings, weights)
             once(path, partial(measure_arm, ARMS[name], folder, backbone, domains[spec], settings))
-        write_tables(out, domains, settings)
+        write_tables(out, domains, settings, weights)
     print((out / "calrec.md").read_text(encoding="utf-8"))
     return 0
 
@@ -205,7 +207,8 @@ def stage_recipe(
             "seed": settings.seed,
         }
     )
-    name = f"stage-{stage}-{digest(recipe.model_dump_json())}"
+    weights = content_hash(Path(recipe.backbone)) if Path(recipe.backbone).is_dir() else ""
+    name = f"stage-{stage}-{digest(recipe.model_dump_json() + weights)}"
     return recipe.model_copy(update={"output": str(Path(settings.out) / "models" / name)})
 
 
@@ -257,12 +260,11 @@ def measured(model: Recommender, domain: Domain, settings: argparse.Namespace) -
     }
 
 
-def result_path(out: Path, target: str, name: str, settings: argparse.Namespace) -> Path:
-    """File of one line of a table; other settings, another file."""
-    ignored = {"out", "arms", "baselines", "targets"} | (
-        set() if name in ARMS else {"backbone", "samples", "nano_size"}
-    )
+def result_path(out: Path, target: str, name: str, settings: argparse.Namespace, weights: str) -> Path:
+    """File of one line of a table; other settings or other weights of the backbone, another file."""
+    ignored = {"out", "arms", "baselines", "targets"} | (set() if name in ARMS else {"samples", "nano_size"})
     kept = {key: value for key, value in sorted(vars(settings).items()) if key not in ignored}
+    kept["backbone"] = weights if name in ARMS else None
     return out / "results" / f"{digest(target)}-{name}-{digest(json.dumps(kept))}.json"
 
 
@@ -278,11 +280,11 @@ def once(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
     print(f"measured {path.name} in {found['seconds']} s", flush=True)
 
 
-def write_tables(out: Path, domains: dict[str, Domain], settings: argparse.Namespace) -> None:
+def write_tables(out: Path, domains: dict[str, Domain], settings: argparse.Namespace, weights: str) -> None:
     """calrec.md and calrec.json from whatever is measured already."""
     texts, record = [], {}
     for spec in settings.targets or settings.data:
-        paths = {name: result_path(out, spec, name, settings) for name in (*BASELINES, *settings.arms)}
+        paths = {name: result_path(out, spec, name, settings, weights) for name in (*BASELINES, *settings.arms)}
         found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
         if not found:
             continue
@@ -301,7 +303,7 @@ def write_tables(out: Path, domains: dict[str, Domain], settings: argparse.Names
 
 
 def table(domain: Domain, found: dict[str, Any], values: dict[str, FloatArray], settings: argparse.Namespace) -> str:
-    """Markdown of one target: figures with intervals, then differences to the full method."""
+    """Markdown of one target: figures with intervals, then what the full method and stage II alone are above others."""
     any_line = next(iter(found.values()))
     again = np.mean(
         [item in domain.split.history(user, "test") for user, item in zip(*domain.split.targets("test"), strict=True)]
@@ -318,14 +320,21 @@ def table(domain: Domain, found: dict[str, Any], values: dict[str, FloatArray], 
     for name, rows in values.items():
         cells = [f"{mean:.4f} [{low:.4f}, {high:.4f}]" for mean, low, high in intervals(rows, settings.seed)]
         lines.append(f"| {name} | {' | '.join(cells)} | {found[name]['failed']} |")
-    if FULL in values:
-        lines += ["", f"| {FULL} minus | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
-        for name, rows in values.items():
-            if name != FULL:
-                differences = intervals(values[FULL] - rows, settings.seed)
-                cells = [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" for mean, low, high in differences]
-                lines.append(f"| {name} | {' | '.join(cells)} |")
+    for base in (FULL, "II"):
+        if base in values:
+            lines += ["", *differences(base, values, settings.seed)]
     return "\n".join(lines)
+
+
+def differences(base: str, values: dict[str, FloatArray], seed: int) -> list[str]:
+    """Markdown: an arm minus each other line, paired by user."""
+    lines = [f"| {base} minus | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
+    for name, rows in values.items():
+        if name != base:
+            found = intervals(values[base] - rows, seed)
+            cells = [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" for mean, low, high in found]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def metric_matrix(ranks: Sequence[int]) -> FloatArray:

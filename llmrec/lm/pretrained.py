@@ -64,7 +64,7 @@ def _load_hub(spec: str, hardware: Hardware) -> Loaded:
 
 
 def hub_name(model_id: str) -> str:
-    """A hub id with the revision that lies in the cache: ``Qwen/Qwen3-0.6B@c1899de289a0``; without one, the id alone."""
+    """A hub id with the revision that lies in the cache: ``Qwen/Qwen3-0.6B@c1899de289a0``; else the id."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(model_id, "config.json")
