@@ -26,6 +26,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.films import load_films
 from llmrec.data.spec import load
 from llmrec.errors import ConfigError
+from llmrec.lm.adapters import content_hash
 from llmrec.metrics.bootstrap import Interval
 from llmrec.seeding import rng
 from llmrec.training.backbone import training_hardware
@@ -94,7 +95,7 @@ def check_same(record: Mapping[str, Any], recipe: LettingoRecipe, dataset: Datas
     """Refuse an arm that is there already and is not what this study asks for.
 
     Raises:
-        ConfigError: settings differ (folders apart), or the data.
+        ConfigError: settings differ (folders apart), or the data, or the weights of the backbone.
     """
     wanted = settings_of(without_paths(named(recipe)).model_dump(mode="json"))
     try:
@@ -104,6 +105,8 @@ def check_same(record: Mapping[str, Any], recipe: LettingoRecipe, dataset: Datas
     there = settings_of(found)
     names = [name for name in sorted({*there, *wanted} - FOLDERS) if there.get(name) != wanted.get(name)]
     differing = [f"{name}={there.get(name)!r}, got {wanted.get(name)!r}" for name in names]
+    if Path(recipe.backbone).is_dir() and content_hash(Path(recipe.backbone))[:12] not in record["base"]:
+        differing.append("other weights of the backbone")
     if record.get("dataset_hash", dataset.content_hash) != dataset.content_hash:
         differing.append("other data of the same name")
     if differing:

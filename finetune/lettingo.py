@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
 
 EXPLORING = timedelta(days=14)
-"""How long processes wait for the first one, which explores alone. torch gives up after minutes."""
+"""How long processes wait for the first one, which explores alone; torch gives up after minutes. It holds for the whole
+training, so that a process that hangs elsewhere is not noticed sooner either."""
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 By default glibc gives blocks above 32 MiB back to the kernel at once and gets fresh, zeroed pages for the next tensor:
 in a training step on a CPU whose logits are that large, these page faults take as long as the arithmetic
 (`eval/bench_training.py`). `keep_freed_memory` raises the two thresholds that decide it (mallopt(3): M_MMAP_THRESHOLD,
-M_TRIM_THRESHOLD). The price is that a process holds up to a gibibyte more than it uses.
+M_TRIM_THRESHOLD). The price is memory that is held and not used: a process may keep as much as its peak. So it is done
+for training, whose steps ask for the same memory again and again, and not for a server.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from functools import lru_cache
 
 from llmrec.errors import ConfigError
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h
 _KEPT = 1 << 30  # bytes
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> bool:
-    """Raise both thresholds to 1 GiB in this process, once.
+    """Raise both thresholds to 1 GiB in this process, once and for good.
 
     Returns:
         Whether it was done: not on a system without mallopt, nor where the environment has settings of its own
@@ -38,4 +39,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _KEPT)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    on_the_heap = mallopt(_MMAP_THRESHOLD, _KEPT) or mallopt(_MMAP_MAX, 0)  # glibc before 2.35 takes 32 MiB at most
+    return bool(on_the_heap) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))

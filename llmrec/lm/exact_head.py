@@ -2,7 +2,10 @@
 
 A logit between 16 and 32 in bf16 is a multiple of 1/8, so log-odds of two tokens, such as yes and no, would be too: a
 decision that hangs on less is lost, and ties abound. States stay in half precision; their products with the output
-layer, a small part of the work, are summed and kept in fp32.
+layer are summed and kept in fp32. That costs a copy of the layer in fp32, and as many bytes more to read at each step.
+
+An adapter with token rows beside the weights (a backbone too large for merged copies) computes its logits itself, in
+half precision as before.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from torch.nn import functional
 
 
 class ExactHead(torch.nn.Linear):
-    """A linear layer that computes in fp32 whatever its weight's number type.
+    """A linear layer for inference that computes in fp32 whatever its weight's number type.
 
-    Keeps a copy of its weight in fp32, and one more of each tensor that is put in its place (adapters that change token
-    rows swap tensors and write into none).
+    Keeps a copy of its weight in fp32, and one more of each tensor that is put in its place, as merged adapters with
+    token rows are. A tensor that is written into would not be noticed.
     """
 
     _copies: list[tuple[Tensor, Tensor]]
@@ -34,6 +37,11 @@ class ExactHead(torch.nn.Linear):
                 return exact
         self._copies.append((self.weight.detach(), self.weight.detach().float()))
         return self._copies[-1][1]
+
+
+def needs_exact_head(device: str, dtype: torch.dtype) -> bool:
+    """In half precision on a CPU; on a GPU the copy would be gigabytes where memory is scarce."""
+    return device == "cpu" and dtype != torch.float32
 
 
 def with_exact_head(model: Any) -> Any:

@@ -128,8 +128,8 @@ def _compile(purpose: Purpose) -> tuple[bool, str]:
 def choose(*, device: str = "auto", dtype: str = "auto", purpose: Purpose = "inference") -> Hardware:
     """Choose device, number type and compilation for this machine.
 
-    The environment wins: LLMREC_DTYPE (a number type's name) and LLMREC_COMPILE (0 or 1). On a CPU the process is made
-    to keep the memory that tensors free (`llmrec.lm.allocator`).
+    The environment wins: LLMREC_DTYPE (a number type's name) and LLMREC_COMPILE (0 or 1). For training on a CPU the
+    process is made to keep the memory that tensors free (`llmrec.lm.allocator`).
 
     Args:
         device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:1".
@@ -140,7 +140,7 @@ def choose(*, device: str = "auto", dtype: str = "auto", purpose: Purpose = "inf
         ConfigError: an unknown or unavailable device or number type.
     """
     where = _device(device)
-    if where == "cpu":
+    if where == "cpu" and purpose == "training":
         keep_freed_memory()
     number_type, why_dtype = _dtype(dtype, where)
     compiled, why_compile = _compile(purpose)

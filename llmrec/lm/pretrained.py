@@ -94,8 +94,14 @@ def with_plain_head(model: Any) -> Any:
     A model that computes the logits of its last places alone (`logits_to_keep`) hands over a slice of the states, and
     torch then copies the output layer once for every row of the batch: gigabytes, for a large vocabulary.
     """
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, states: (states[0].contiguous(), *states[1:]))
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_side_by_side)
     return model
+
+
+def _side_by_side(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(states.contiguous() for states in given)
 
 
 def check_complete(info: Mapping[str, Any], what: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 from llmrec.lm.hardware import Hardware, choose
-from llmrec.lm.pretrained import Loaded, first_line, load_pretrained, quiet
+from llmrec.lm.pretrained import Loaded, first_line, hub_name, load_pretrained, quiet
 
 if TYPE_CHECKING:
     from llmrec.training.recipe import Recipe
@@ -94,5 +94,5 @@ def _load_four_bits(recipe: Recipe, hardware: Hardware) -> Loaded:
         raise ModelNotFoundError(f"{source!r} cannot be loaded in four bits: {first_line(error)}") from error
     ready = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recipe.gradient_checkpointing)
     digest = content_hash(folder) if folder.is_dir() else None
-    name = recipe.backbone if digest is None else f"{folder.resolve().name}@{digest[:12]}"
+    name = hub_name(recipe.backbone) if digest is None else f"{folder.resolve().name}@{digest[:12]}"
     return Loaded(ready, tokenizer, name=f"{name} in four bits", content_hash=digest)

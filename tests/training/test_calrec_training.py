@@ -323,21 +323,25 @@ def test_what_is_finished_is_not_trained_again(
         script.main(RECIPE, _overrides(mini_folder, two_stages, **both, seed=1))
 
 
-def test_validation_is_what_the_served_recommender_reaches(two_stages: Path, mini_folder: Path, films: Dataset) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_validation_is_what_the_served_recommender_reaches(
+    two_stages: Path, mini_folder: Path, films: Dataset, dtype: str
+) -> None:
     """NDCG@10 measured on a model in training equals that of the saved adapter behind the engine."""
     from peft import PeftModel
 
     settings = ValidationSettings(users=6, samples=3, max_tokens=20)
     check = RankingCheck([Domain.of(films)], settings, history_items=4, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(mini_folder), two_stages, is_trainable=True)
+    base = AutoModelForCausalLM.from_pretrained(mini_folder, dtype=getattr(torch, dtype))
+    model = PeftModel.from_pretrained(base, two_stages, is_trainable=True)
     model.train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     found = check.measure(model, tokenizer)
     assert model.training
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
-    lm = LocalLM.from_folder(mini_folder, adapters={"recommender": two_stages}, dtype="float32")
+    lm = LocalLM.from_folder(mini_folder, adapters={"recommender": two_stages}, dtype=dtype)
     recommender = CalrecRecommender(lm, config=check.config)
     recommender.index_catalogue(films.catalogue)
     domain, pairs = check.domains[0], check.users[0]

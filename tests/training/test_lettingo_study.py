@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -56,7 +57,10 @@ class _Training:
     def run(self, recipe: LettingoRecipe, dataset: Dataset) -> None:
         self.outputs.append(Path(recipe.output).name)
         Path(recipe.output).mkdir(parents=True)
-        record = {"recipe": without_paths(named(recipe)).model_dump(), "dataset_hash": dataset.content_hash}
+        backbone = Path(recipe.backbone)
+        base = f"{backbone.name}@{content_hash(backbone)[:12]}" if backbone.is_dir() else recipe.backbone
+        plain = without_paths(named(recipe)).model_dump()
+        record = {"recipe": plain, "dataset_hash": dataset.content_hash, "base": base}
         (Path(recipe.output) / RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -114,6 +118,19 @@ def test_an_arm_of_other_data_is_refused(
     script.train(_recipe(), other, tmp_path, ["dpo"])
     with pytest.raises(ConfigError, match="other data of the same name"):
         script.train(_recipe(), films, tmp_path, ["dpo"])
+
+
+def test_an_arm_of_a_backbone_that_was_trained_again_is_refused(
+    script: ModuleType, training: _Training, films: Dataset, mini_folder: Path, tmp_path: Path
+) -> None:
+    backbone = tmp_path / "backbone"
+    shutil.copytree(mini_folder, backbone)
+    recipe = _recipe(f"backbone={backbone}")
+    script.train(recipe, films, tmp_path, ["dpo"])
+    config = json.loads((backbone / "config.json").read_text(encoding="utf-8"))
+    (backbone / "config.json").write_text(json.dumps(config | {"transformers_version": "0"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="other weights of the backbone"):
+        script.train(recipe, films, tmp_path, ["dpo"])
 
 
 def test_every_trained_arm_is_a_recipe_with_a_title(script: ModuleType, tmp_path: Path) -> None:

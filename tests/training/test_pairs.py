@@ -102,7 +102,7 @@ def test_golden_orders_of_stages() -> None:
     ],
 )
 def test_golden_few_pairs_are_doubted(pairs: int, questions: int, candidates: int, doubted: bool) -> None:
-    """Card 2.11.4: below 2 rows from ten candidates the predictor ignores the profile; rows grow with n (n - 1)."""
+    """Below 2 rows from ten candidates the predictor ignores the profile; rows grow with n (n - 1)."""
     facts = PairFacts(100, questions, 0, pairs, pairs / 100, {})
     text = doubt(facts, candidates=candidates)
     assert (text is not None) == doubted

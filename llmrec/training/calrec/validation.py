@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmrec.lm.exact_head import needs_exact_head, with_exact_head
 from llmrec.lm.local import LocalLM
 from llmrec.lm.switching import MERGE_BELOW
 from llmrec.metrics.ranking import ndcg_at, recall_at, target_ranks
@@ -95,10 +96,14 @@ class RankingCheck:
 
 @contextmanager
 def serving(model: Any) -> Iterator[Any]:
-    """The model as an engine takes it: a small one as a copy with its adapter merged, twice as fast to decode."""
+    """The model as an engine takes it: a small one as a copy with its adapter merged, twice as fast to decode.
+
+    On a CPU that copy computes logits as the served model does, also in half precision; a large one does not.
+    """
     has_adapter = hasattr(model, "peft_config")
     if has_adapter and sum(weight.numel() for weight in model.parameters()) < MERGE_BELOW:
-        yield copy.deepcopy(model).merge_and_unload().eval()
+        merged = copy.deepcopy(model).merge_and_unload().eval()
+        yield with_exact_head(merged) if needs_exact_head(merged.device.type, merged.dtype) else merged
         return
     was_training = model.training
     model.eval()
