@@ -39,13 +39,14 @@ class ExactHead(torch.nn.Linear):
         return self._copies[-1][1]
 
 
-def needs_exact_head(device: str, dtype: torch.dtype) -> bool:
-    """In half precision on a CPU; on a GPU the copy would be gigabytes where memory is scarce."""
-    return device == "cpu" and dtype != torch.float32
-
-
 def with_exact_head(model: Any) -> Any:
-    """Let a model compute its logits in fp32; one whose output layer is no plain linear layer is left as it is."""
+    """Let a model in half precision on a CPU compute its logits in fp32.
+
+    Left as they are: models in fp32, those on a GPU, where the copy would be gigabytes and memory is scarce, and those
+    whose output layer is no plain linear layer.
+    """
+    if model.device.type != "cpu" or model.dtype == torch.float32:
+        return model
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear:
         head.__class__ = ExactHead

@@ -21,7 +21,7 @@ from llmrec.lm.batching import MicroBatcher
 from llmrec.lm.codec import TokenCodec
 from llmrec.lm.constraints import GrammarCompiler
 from llmrec.lm.decoding import Decoder, Draw, Grammar, Request, StopTexts, logprobs
-from llmrec.lm.exact_head import needs_exact_head, with_exact_head
+from llmrec.lm.exact_head import with_exact_head
 from llmrec.lm.pretrained import load_pretrained
 from llmrec.lm.protocol import Capabilities, Completion, Constraint, Message, Piece, Sampling
 from llmrec.lm.rows import CopiedRows, Rows, TreeRows, tree_layout_works
@@ -121,9 +121,7 @@ class LocalLM:
         """
         choice = hardware.choose(device=device, dtype=dtype)
         loaded = load_pretrained(str(path), choice)
-        if needs_exact_head(choice.device, choice.dtype):
-            with_exact_head(loaded.model)
-        lm = cls(loaded.model, loaded.tokenizer, name=loaded.name, max_batch_tokens=max_batch_tokens)
+        lm = cls(with_exact_head(loaded.model), loaded.tokenizer, name=loaded.name, max_batch_tokens=max_batch_tokens)
         lm.hardware = choice
         lm.folder = Path(path) if Path(path).is_dir() else None
         lm.base_content_hash = loaded.content_hash

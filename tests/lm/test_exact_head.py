@@ -73,5 +73,6 @@ def test_full_precision_and_other_layers_are_left_alone(folders: Folders) -> Non
         """A layer of somebody's own."""
 
     model.set_output_embeddings(Own(4, 4))
+    model.bfloat16()
     assert type(with_exact_head(model).get_output_embeddings()) is Own
     assert issubclass(ExactHead, torch.nn.Linear)

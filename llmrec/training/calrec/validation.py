@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmrec.lm.exact_head import needs_exact_head, with_exact_head
+from llmrec.lm.exact_head import with_exact_head
 from llmrec.lm.local import LocalLM
 from llmrec.lm.switching import MERGE_BELOW
 from llmrec.metrics.ranking import ndcg_at, recall_at, target_ranks
@@ -102,8 +102,7 @@ def serving(model: Any) -> Iterator[Any]:
     """
     has_adapter = hasattr(model, "peft_config")
     if has_adapter and sum(weight.numel() for weight in model.parameters()) < MERGE_BELOW:
-        merged = copy.deepcopy(model).merge_and_unload().eval()
-        yield with_exact_head(merged) if needs_exact_head(merged.device.type, merged.dtype) else merged
+        yield with_exact_head(copy.deepcopy(model).merge_and_unload().eval())
         return
     was_training = model.training
     model.eval()
