@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmrec.training.card import model_card
 from llmrec.training.curves import LOSS, PLOT, plot_curves
 from llmrec.training.hub import push
+from llmrec.training.processes import leave_processes
 
 if TYPE_CHECKING:
     from llmrec.training.recipe import Recipe
@@ -30,6 +31,7 @@ def run_script(main: Callable[[Path, Sequence[str]], Any], description: str | No
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     arguments = parser.parse_args()
     main(arguments.recipe, arguments.overrides)
+    leave_processes()
 
 
 def checkpoint_folder(recipe: Recipe, base: str, dataset_hash: str, *, stage: str = "") -> Path:

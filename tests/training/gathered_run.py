@@ -18,6 +18,7 @@ from llmrec.training.calrec.data import CalrecCollator
 from llmrec.training.calrec.gathered import gathered_terms
 from llmrec.training.calrec.gradcache import accumulate, split_rows
 from llmrec.training.calrec.towers import Batch, Passed, run_towers
+from llmrec.training.processes import leave_processes
 from tests.training.tiny import PAD, rows, tiny_model
 
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, temperature=0.5, mask_duplicates=True)
@@ -29,7 +30,7 @@ def main(file: Path) -> None:
     found = {micro_batch: half(distributed.get_rank(), micro_batch) for micro_batch in (0, 2)}
     if distributed.get_rank() == 0:
         torch.save(found, file)
-    distributed.destroy_process_group()
+    leave_processes()
 
 
 def half(place: int, micro_batch: int) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import torch
 
 from llmrec.assets import asset
 from llmrec.training.calrec.data import CalrecCollator
-from llmrec.training.calrec.gathered import gathered, n_processes
+from llmrec.training.calrec.gathered import gathered
 from llmrec.training.calrec.towers import run_towers
+from llmrec.training.processes import n_processes
 from tests.training.gathered_run import OBJECTIVE
 from tests.training.tiny import PAD, rows, tiny_model
 

@@ -6,11 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from llmrec.training.calrec.contrastive import Objective, Vectors
-
-
-def n_processes() -> int:
-    """Processes that train together; 1 without a process group."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+from llmrec.training.processes import n_processes
 
 
 def gathered(rows: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.seeding import derive
 from llmrec.training.calrec.data import Domain, sampled_targets
 from llmrec.training.calrec.gathered import gathered
+from llmrec.training.processes import place_among_processes
 
 if TYPE_CHECKING:
     from llmrec.training.calrec.recipe import ValidationSettings
@@ -74,7 +75,7 @@ class RankingCheck:
         """Mean Recall@10 and NDCG@10 of a domain, shape (2,)."""
         import torch
 
-        rank, n_processes = _place_among_processes()
+        rank, n_processes = place_among_processes()
         pairs = self.users[place][rank::n_processes]
         ranks = [self._ranks(place, lm, pairs[start : start + _AT_ONCE]) for start in range(0, len(pairs), _AT_ONCE)]
         joined = np.concatenate([np.empty(0, dtype=np.int64), *ranks])
@@ -110,12 +111,3 @@ def serving(model: Any) -> Iterator[Any]:
         yield model.get_base_model() if has_adapter else model
     finally:
         model.train(was_training)
-
-
-def _place_among_processes() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
