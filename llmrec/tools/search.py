@@ -59,4 +59,4 @@ class Search:
 
 def _reason(query: str, where: list[str]) -> str:
     parts = [f"matches the words: {query}"] if query else []
-    return " and ".join([*parts, *where])
+    return "; ".join([*parts, *where])

@@ -14,6 +14,8 @@ from llmrec.lm.protocol import ToolCall
 from llmrec.ranking.generative import GenerativeRecommender
 from llmrec.ranking.generative_config import GenerativeConfig
 from llmrec.retrieval.popularity import PopularityRecommender
+from llmrec.roles.answer import reason
+from llmrec.roles.request import Request
 from llmrec.testing.tools import ToolContract
 from llmrec.tools.base import ToolContext, call
 from llmrec.tools.details import Details
@@ -94,6 +96,12 @@ async def test_search_by_words_finds_only_items_with_a_word(resources: Resources
     assert {4, 7} <= found.items()
     assert 10 not in found.items()  # the film without text
     assert "matches the words" in found.candidates[0].reason
+
+
+async def test_what_the_user_reads_of_a_search_are_its_words_not_its_conditions(resources: Resources) -> None:
+    found = await run("search", EMPTY, ToolContext(resources), query="ship", where=["genres!=Comedy"])
+    told = reason(found.candidates[0], Request(query="ship"), resources.dataset.catalogue)
+    assert told == "matches the words: ship"
 
 
 async def test_an_item_without_the_attribute_passes_exclusions_and_fails_wishes(resources: Resources) -> None:
