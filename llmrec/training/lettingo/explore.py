@@ -22,7 +22,7 @@ AT_ONCE = 256
 class WriterSettings(BaseModel):
     """One writer of profiles."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     backbone: str | None = None

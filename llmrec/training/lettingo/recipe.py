@@ -31,7 +31,7 @@ class PredictorSettings(BaseModel):
 class StartSettings(BaseModel):
     """Adapters that a small model starts from: it cannot write or read profiles untaught. [D]"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     writer_examples: PositiveInt = 3000
     """Profiles by rules that the writer learns from."""
@@ -51,7 +51,7 @@ class StartSettings(BaseModel):
 class CurriculumSettings(BaseModel):
     """Curri-DPO: pairs from easy to hard in stages."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     stages: PositiveInt = 3
     """The paper has three."""
@@ -67,7 +67,7 @@ class CurriculumSettings(BaseModel):
 class DpoSettings(BaseModel):
     """The preference objective (Rafailov et al., NeurIPS 2023, arXiv 2305.18290, equation 7)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: Literal["dpo", "sft"] = "dpo"
     """sft learns the right profiles alone: the baseline."""

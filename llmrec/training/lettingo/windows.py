@@ -11,7 +11,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from llmrec.errors import DataError
 from llmrec.roles.persona import MAX_STARS, rating_top
@@ -27,7 +27,7 @@ LABELS: tuple[Label, ...] = ("dislike", "neutral", "like")
 class LabelSettings(BaseModel):
     """From stars to labels. The paper does not publish its mapping. [D]"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     dislike_up_to: float = 2
     """On a scale that ends at 5; other scales are stretched to it."""
@@ -53,7 +53,7 @@ class WindowSettings(BaseModel):
 
     recent: PositiveInt = 10
     """Items that stay raw (K of the paper)."""
-    older: tuple[PositiveInt, ...] = (30, 50, 70)
+    older: tuple[PositiveInt, ...] = Field(default=(30, 50, 70), min_length=1)
     """Items that the profile is written from. Several values make as many groups of users of one size."""
     at_least: PositiveInt | None = None
     """Older items that a user must have; None asks for the whole window, as the paper does."""
@@ -165,7 +165,7 @@ class GroupSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start: int = 0
+    start: NonNegativeInt = 0
     """0 for a chat model, which needs no start."""
     align: PositiveInt = 3000
     test: PositiveInt = 2000
