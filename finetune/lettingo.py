@@ -43,7 +43,7 @@ from llmrec.training.lettingo.prompts import ProfilePrompts
 from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
 from llmrec.training.lettingo.stages import explore_and_judge, set_stage
 from llmrec.training.lettingo.start import start_adapters
-from llmrec.training.lettingo.windows import Histories, user_groups
+from llmrec.training.lettingo.windows import Histories, shortfall, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
 from llmrec.training.run_folder import checkpoint_folder, run_script, write_outcome
@@ -73,11 +73,8 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     dataset = dataset or load(recipe.dataset, seed=recipe.seed)
     histories = Histories(dataset, recipe.labels)
     groups = user_groups(histories, dataset.interactions.n_users, recipe.windows, recipe.users, recipe.seed)
-    hardware = training_hardware()
+    hardware, prompts = training_hardware(), ProfilePrompts(dataset, recipe.item_fields)
     processes = PartialState(cpu=hardware.device == "cpu", timeout=EXPLORING)
-    start = start_adapters(recipe, dataset, histories, groups.start, work, hardware)
-    with processes.main_process_first():  # the others find everything in the logs
-        pairs, found = asyncio.run(explore_and_judge(recipe, set_stage(recipe, dataset, start, work), groups.align))
     warnings: list[str] = []
 
     def warn(text: str) -> None:
@@ -86,10 +83,14 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         if processes.is_main_process:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
+    if (text := shortfall(groups, recipe.users)) is not None:
+        warn(text)
+    start = start_adapters(recipe, dataset, histories, groups.start, work, hardware)
+    with processes.main_process_first():  # the others find everything in the logs
+        pairs, found = asyncio.run(explore_and_judge(recipe, set_stage(recipe, dataset, start, work), groups.align))
     if (text := doubt(found, candidates=recipe.explore.candidates)) is not None:
         warn(text)
     train, watched = held_out(pairs, share=recipe.dpo.validation_share, seed=recipe.seed)
-    prompts = ProfilePrompts(dataset, recipe.item_fields)
     asked = {window.user: prompts.write(window.older, style=recipe.policy_style) for window in groups.align}
 
     first = policy_folder = start.get("writer")

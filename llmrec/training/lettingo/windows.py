@@ -6,7 +6,7 @@ raw, and the profile is written from the events before those, so that it sees ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -161,7 +161,7 @@ class Groups(NamedTuple):
 
 
 class GroupSettings(BaseModel):
-    """Numbers of users; fewer are taken, in these proportions, where there are not so many."""
+    """Numbers of users; fewer are taken, in these proportions, where there are not so many, and a warning says so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -170,21 +170,32 @@ class GroupSettings(BaseModel):
     align: PositiveInt = 3000
     test: PositiveInt = 2000
 
+    def wanted(self) -> dict[str, int]:
+        """The groups that are asked for and their sizes, in the order in which they are drawn."""
+        return {name: n for name, n in (("start", self.start), ("align", self.align), ("test", self.test)) if n}
+
 
 def user_groups(histories: Histories, n_users: int, windows: WindowSettings, sizes: GroupSettings, seed: int) -> Groups:
     """Draw the users of each group; inside align and test the window sizes take turns.
 
     Raises:
-        DataError: a group would be empty.
+        DataError: a group would be empty: histories are too short, or the sizes too far apart for so few users.
     """
     order = rng(seed, "lettingo", "users").permutation(n_users)
     fitting = [int(u) for u in order if histories.window(int(u), max(windows.older), windows) is not None]
-    wanted = (sizes.start, sizes.align, sizes.test)
-    share = min(1.0, len(fitting) / sum(wanted))
-    start, align, test = (int(n * share) for n in wanted)
-    if not align or not test or (sizes.start and not start):
-        needed = windows.recent + windows.targets + (windows.at_least or max(windows.older))
+    wanted = sizes.wanted()
+    needed = windows.recent + windows.targets + (windows.at_least or max(windows.older))
+    if len(fitting) < len(wanted):
         raise DataError(_none_long_enough(n_users, needed))
+    share = min(1.0, len(fitting) / sum(wanted.values()))
+    taken = {name: int(n * share) for name, n in wanted.items()}
+    if empty := [f"users.{name}" for name, n in taken.items() if not n]:
+        raise DataError(
+            f"{_listed(wanted)} ask for {sum(wanted.values())} users, and {len(fitting)} of {n_users} have the "
+            f"{needed} rated events that windows asks for; made smaller in proportion, {' and '.join(empty)} would be "
+            f"left without users: set users.{max(wanted, key=lambda name: wanted[name])} to less"
+        )
+    start, align, test = taken.get("start", 0), taken["align"], taken["test"]
 
     def cut(users: list[int]) -> list[Window]:
         found = [
@@ -195,6 +206,22 @@ def user_groups(histories: Histories, n_users: int, windows: WindowSettings, siz
 
     middle = start + align
     return Groups(fitting[:start], cut(fitting[start:middle]), cut(fitting[middle : middle + test]))
+
+
+def shortfall(groups: Groups, sizes: GroupSettings) -> str | None:
+    """A warning for groups that are smaller than was asked for; None where none is."""
+    wanted = sizes.wanted()
+    taken = {name: len(getattr(groups, name)) for name in wanted}
+    if taken == wanted:
+        return None
+    return (
+        f"too few users have histories as long as windows asks for: {_listed(taken)}, where {_listed(wanted)} were "
+        "asked for; set users.* to less, or windows.at_least or windows.older, for more users"
+    )
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"users.{name}={n}" for name, n in sizes.items())
 
 
 def _none_long_enough(n_users: int, needed: int) -> str:
