@@ -39,6 +39,7 @@ from llmrec.training.lettingo.dpo import (
 )
 from llmrec.training.lettingo.dpo_trainer import PANELS
 from llmrec.training.lettingo.pairs import doubt, held_out
+from llmrec.training.lettingo.preflight import check_settings
 from llmrec.training.lettingo.prompts import ProfilePrompts
 from llmrec.training.lettingo.recipe import LettingoRecipe, named, stages_of
 from llmrec.training.lettingo.stages import explore_and_judge, set_stage
@@ -74,6 +75,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     histories = Histories(dataset, recipe.labels)
     groups = user_groups(histories, dataset.interactions.n_users, recipe.windows, recipe.users, recipe.seed)
     hardware, prompts = training_hardware(), ProfilePrompts(dataset, recipe.item_fields)
+    check_settings(recipe, prompts, groups.align[0], hardware)
     processes = PartialState(cpu=hardware.device == "cpu", timeout=EXPLORING)
     warnings: list[str] = []
 

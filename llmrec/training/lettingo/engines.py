@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator
 
 from llmrec.lm.adapters import content_hash
 from llmrec.lm.loading import load_backbone
 from llmrec.lm.protocol import LanguageModel
+
+
+def _at_home(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+PathOrName = Annotated[str, AfterValidator(_at_home)]
+"""Of a setting: a path, which may begin with "~", or a name, which never does."""
 
 
 class Player(NamedTuple):
@@ -30,6 +40,11 @@ class Engine(NamedTuple):
     """Stands for backbone and adapter weights, whatever else the engine has loaded: the key of what it answered."""
 
 
+def inside_name(player: str) -> str:
+    """Under which name an engine loads the adapter folder of a player."""
+    return f"profile-{player}"
+
+
 def open_engines(players: Mapping[str, Player], *, seed: int = 0) -> dict[str, Engine]:
     """Load what the players need.
 
@@ -47,7 +62,7 @@ def open_engines(players: Mapping[str, Player], *, seed: int = 0) -> dict[str, E
         names: dict[str, str] = {}  # adapter folder -> name inside the engine
         for name, player in own.items():
             if player.adapter is not None and Path(player.adapter).is_dir():
-                names.setdefault(player.adapter, f"profile-{name}")
+                names.setdefault(player.adapter, inside_name(name))
         lm = load_backbone(spec, adapters={name: Path(folder) for folder, name in names.items()}, seed=seed)
         base = content_hash(Path(spec)) if Path(spec).is_dir() else lm.name
         for name, player in own.items():

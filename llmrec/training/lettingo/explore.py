@@ -12,6 +12,7 @@ from llmrec.errors import ConfigError
 from llmrec.lm.protocol import LanguageModel, Sampling
 from llmrec.seeding import derive
 from llmrec.training.lettingo.call_log import CallLog, answer_all, call_key
+from llmrec.training.lettingo.engines import PathOrName
 from llmrec.training.lettingo.prompts import ProfilePrompts, Style
 from llmrec.training.lettingo.windows import Window
 
@@ -25,9 +26,9 @@ class WriterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
-    backbone: str | None = None
+    backbone: PathOrName | None = None
     """Any backbone spec (a folder, a hub id, endpoint:URL, vllm:FOLDER); None is the recipe's own."""
-    adapter: str | None = None
+    adapter: PathOrName | None = None
     """LoRA adapter of the writer; "start" is the one that this training starts from."""
     style: Style = "chat"
     prompt: str | None = None

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from llmrec.training.lettingo.engines import PathOrName
 from llmrec.training.lettingo.explore import ExploreSettings, WriterSettings
 from llmrec.training.lettingo.pairs import Pair, graded, ordered, positives, shuffled_preferences
 from llmrec.training.lettingo.prompts import ItemFields, Style
@@ -21,9 +22,9 @@ class PredictorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: str | None = None
+    backbone: PathOrName | None = None
     """Any backbone spec whose engine scores; None is the recipe's own."""
-    adapter: str | None = None
+    adapter: PathOrName | None = None
     """LoRA folder; "start" is the adapter that is trained for it on the users of the start."""
     style: Style = "chat"
 
@@ -85,7 +86,7 @@ class LettingoRecipe(Recipe):
     """Explore, evaluate, align."""
 
     script: Literal["lettingo.py"] = "lettingo.py"
-    work: str | None = None
+    work: PathOrName | None = None
     """Folder of start adapters, profiles and verdicts; None is output/work. Runs that share it ask nothing twice."""
     labels: LabelSettings = LabelSettings()
     windows: WindowSettings = WindowSettings()

@@ -17,12 +17,14 @@ from llmrec.training.lettingo.prompts import ProfilePrompts
 
 if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
+    from llmrec.training.lettingo.explore import WriterSettings
     from llmrec.training.lettingo.recipe import LettingoRecipe
     from llmrec.training.lettingo.start import Role
     from llmrec.training.lettingo.windows import Window
 
 PROFILES, VERDICTS = "profiles.jsonl", "verdicts.jsonl"
-_PREDICTOR = "predictor"
+PREDICTOR = "predictor"
+"""Its name among the players."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,27 @@ def set_stage(recipe: LettingoRecipe, dataset: Dataset, start: Mapping[Role, Pat
         work: folder of the logs.
     """
     players = {
-        f"writer-{writer.name}": Player(
-            writer.backbone or recipe.backbone, _adapter(writer.adapter, start.get("writer"))
-        )
+        writer_name(writer): Player(writer.backbone or recipe.backbone, _adapter(writer.adapter, start.get("writer")))
         for writer in recipe.writers
     }
     predictor = recipe.predictor
-    players[_PREDICTOR] = Player(
+    players[PREDICTOR] = Player(
         predictor.backbone or recipe.backbone, _adapter(predictor.adapter, start.get("predictor"))
     )
     engines = open_engines(players, seed=recipe.seed)
     prompts = ProfilePrompts(dataset, recipe.item_fields)
     return Stage(
-        writers=tuple(Writer(writer, *engines[f"writer-{writer.name}"]) for writer in recipe.writers),
-        predictor=make_predictor(recipe, engines[_PREDICTOR], prompts),
+        writers=tuple(Writer(writer, *engines[writer_name(writer)]) for writer in recipe.writers),
+        predictor=make_predictor(recipe, engines[PREDICTOR], prompts),
         prompts=prompts,
         profiles=CallLog(work / PROFILES),
         verdicts=CallLog(work / VERDICTS),
     )
+
+
+def writer_name(settings: WriterSettings) -> str:
+    """A writer's name among the players."""
+    return f"writer-{settings.name}"
 
 
 def make_predictor(recipe: LettingoRecipe, engine: Engine, prompts: ProfilePrompts) -> Predictor:
