@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 Role = Literal["writer", "predictor"]
 _OWN = {"script", "role", "output", "epochs", "batch_size", "learning_rate", "push_to"}
 """What a start adapter does not take over from the recipe."""
+_GRAPHS = 32
+"""Graphs of a layer: batches of four sizes (whole, two remainders, the checks'), with and without gradients, first
+layer and others. Behind torch's own limit of 8 it says so in five lines, and the rest runs without compilation."""
 
 
 def start_adapters(
@@ -86,9 +90,10 @@ def _adapter(
     checkpoints = checkpoint_folder(own, base.name, dataset.content_hash)
     trainer = make_packed_trainer(base.model, base.tokenizer, data, own, checkpoints, hardware)
     checks = Checks()
-    checks.start(trainer, packed=True)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    checks.end(trainer, seed=own.seed)
+    with _room_for_graphs(hardware):
+        checks.start(trainer, packed=True)
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        checks.end(trainer, seed=own.seed)
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         if Path(recipe.backbone).is_dir():
@@ -103,6 +108,16 @@ def _adapter(
         write_outcome(own, facts, rows, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _room_for_graphs(hardware: Hardware) -> AbstractContextManager[Any]:
+    """Inside, torch keeps as many graphs of a layer as checks, training and validation have shapes and modes."""
+    if not hardware.compile:
+        return nullcontext()
+    import torch._dynamo.config as dynamo
+
+    patched: AbstractContextManager[Any] = dynamo.patch(recompile_limit=_GRAPHS)
+    return patched
 
 
 def _digest(role: Role, recipe: LettingoRecipe, start: StartSettings, users: list[int], stands_on: str) -> str:
