@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,26 @@ class AdapterStore:
         """Role -> folder, in the order in which roles were added."""
         return dict(self._folders)
 
-    def check(self) -> None:
-        """Check every adapter against the backbone (see `check_adapter`)."""
+    def check(self, *, but: Container[str] = ()) -> None:
+        """Check every adapter against the backbone (see `check_adapter`).
+
+        Args:
+            but: roles that are not wanted from here.
+
+        Raises:
+            ModelNotFoundError: a folder that `adapters.json` names, or one of its files, is gone.
+            ConfigError: an adapter was made for another backbone, or is no LoRA-like adapter.
+        """
         for role, folder in self._folders.items():
-            check_adapter(role, folder, base_content_hash=self.base_content_hash)
+            if role in but:
+                continue
+            try:
+                check_adapter(role, folder, base_content_hash=self.base_content_hash)
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(
+                    f"{error}, as {str(self.backbone / STORE_FILE)!r} names it; train it again (llmrec finetune), or "
+                    f"take the entry {role!r} out of that file"
+                ) from error
 
     def add(self, role: str, folder: Path) -> None:
         """Map a role to an adapter that was just trained on this backbone, and stamp its folder."""

@@ -51,7 +51,7 @@ def load_backbone(
         )
     from llmrec.lm.local import LocalLM
 
-    known = adapter_folders(text)
+    known = _checked_adapters(text, adapters or {})
     return LocalLM.from_folder(text, adapters={**known, **(adapters or {})}, device=device, dtype=dtype)
 
 
@@ -64,23 +64,34 @@ def adapter_folders(spec: str | Path) -> Mapping[str, Path]:
     Raises:
         ConfigError: `adapters.json` is damaged.
     """
+    store = _store(spec)
+    return {} if store is None else store.folders()
+
+
+def _checked_adapters(spec: str, given: Mapping[str, Path]) -> Mapping[str, Path]:
+    """Adapters that `adapters.json` names, known to exist before the backbone is loaded, but for what is given anew."""
+    store = _store(spec)
+    if store is None:
+        return {}
+    store.check(but=given)
+    return store.folders()
+
+
+def _store(spec: str | Path) -> AdapterStore | None:
     kind, colon, rest = str(spec).partition(":")
+    model = str(spec)
     if colon and kind == "vllm":
         from llmrec.lm.vllm_setup import read_settings
 
-        return _stored_adapters(read_settings(rest).model)
-    return _stored_adapters(str(spec))
-
-
-def _stored_adapters(model: str) -> Mapping[str, Path]:
+        model = read_settings(rest).model
     folder = Path(model).expanduser()
-    return AdapterStore.load(folder).folders() if (folder / STORE_FILE).exists() else {}
+    return AdapterStore.load(folder) if (folder / STORE_FILE).exists() else None
 
 
 def _vllm(what: str, adapters: Mapping[str, Path], *, seed: int, device: str, dtype: str) -> LanguageModel:
     from llmrec.lm.vllm_engine import VllmLM
 
-    known = adapter_folders(f"vllm:{what}")
+    known = _checked_adapters(f"vllm:{what}", adapters)
     return VllmLM.from_spec(what, adapters={**known, **adapters}, seed=seed, device=device, dtype=dtype)
 
 

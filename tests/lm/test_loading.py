@@ -73,6 +73,23 @@ def test_adapters_of_a_changed_backbone_are_refused(own: Folders) -> None:
         load_backbone(own.base, dtype="float32")
 
 
+def test_a_named_adapter_that_is_gone_says_who_names_it_and_what_to_do(own: Folders) -> None:
+    store = AdapterStore(own.base)
+    store.add("user", own.red)
+    store.add("tools", own.blue)
+    store.save()
+    shutil.rmtree(own.blue)
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_backbone(own.base, dtype="float32")
+    message = str(caught.value)
+    assert "no folder for adapter 'tools'" in message
+    assert str(own.base / STORE_FILE) in message
+    assert "train it again" in message
+    assert "take the entry 'tools' out" in message
+    lm = load_backbone(own.base, adapters={"tools": own.red}, dtype="float32")
+    assert lm.capabilities.adapters == ("user", "tools"), "another folder in its place is no fault"
+
+
 def test_a_role_can_be_removed(own: Folders) -> None:
     store = AdapterStore(own.base)
     store.add("user", own.red)
