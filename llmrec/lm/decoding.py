@@ -116,13 +116,14 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         uniform: numbers in [0, 1), shape (n,).
 
     Returns:
-        Token ids, shape (n,). A token of probability zero is never picked.
+        Token ids, shape (n,). A token of probability zero is never picked. The last one where the logits are no
+        numbers, so that a pick is always a token.
     """
     cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1)  # (n, vocabulary)
     total = cdf[:, -1]
     below = torch.nextafter(total, torch.zeros_like(total))  # u * total may round up to total
     threshold = torch.minimum(uniform * total, below)
-    return torch.searchsorted(cdf, threshold[:, None], right=True).squeeze(1)
+    return torch.searchsorted(cdf, threshold[:, None], right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
 
 
 class Decoder:
@@ -133,10 +134,13 @@ class Decoder:
         rows: their prompts, already read.
         end_tokens: token ids that end a sample, shape (n_end,).
         stop_texts: finder of stop texts.
+        who: the model, for messages.
     """
 
-    def __init__(self, requests: Sequence[Request], rows: Rows, *, end_tokens: IntArray, stop_texts: StopTexts) -> None:
-        self._rows, self._stop_texts = rows, stop_texts
+    def __init__(
+        self, requests: Sequence[Request], rows: Rows, *, end_tokens: IntArray, stop_texts: StopTexts, who: str
+    ) -> None:
+        self._rows, self._stop_texts, self._who = rows, stop_texts, who
         self._requests = requests
         self._row_of = np.repeat(np.arange(len(requests)), [request.n for request in requests])
         self.draws = [Draw() for _ in self._row_of]
@@ -181,6 +185,8 @@ class Decoder:
             logits = fed if len(following) == len(fed) else fed[torch.from_numpy(following).to(fed.device)]
         for index, draw in enumerate(self.draws):
             draw.logprob = float(self._logprob[index])
+            if np.isnan(draw.logprob) and draw.error is None:  # among forced tokens: no step looks at these
+                self._give_up(draw)
 
     def _choose(self, active: IntArray, logits: torch.Tensor) -> list[list[int]]:
         """Next tokens of each active sample: one drawn token, or forced ones."""
@@ -195,8 +201,16 @@ class Decoder:
         for place, sample in enumerate(active.tolist()):
             chunks.append(self._extend(sample, int(drawn[place]), forced[place]))
         first = torch.tensor([chunk[0] if chunk else 0 for chunk in chunks], device=raw.device)
-        self._logprob[active] += logprobs(raw, first) * np.array([bool(chunk) for chunk in chunks])
+        gain = logprobs(raw, first)
+        self._logprob[active] += gain * np.array([bool(chunk) for chunk in chunks])
+        for place in np.flatnonzero(np.isnan(gain)).tolist():
+            self._give_up(self.draws[active[place]])
+            chunks[place] = []
         return chunks
+
+    def _give_up(self, draw: Draw) -> None:
+        """End a sample whose probabilities are no numbers."""
+        draw.error, draw.finish_reason = _no_numbers(self._who), "stop"
 
     def _constrain(self, active: IntArray, places: Sequence[int], logits: torch.Tensor) -> list[list[int]]:
         """Mask forbidden tokens of the constrained samples in place; returns what is forced anyway."""
@@ -297,6 +311,19 @@ def uniforms(seed: int, sample: int, count: int) -> FloatArray:
 
 
 def logprobs(logits: torch.Tensor, token: torch.Tensor) -> FloatArray:
-    """Log-probability of one token in each row, shape (n,)."""
-    chosen = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+    """Log-probability of one token in each row, shape (n,); NaN for a row whose logits are no numbers."""
+    total = logits.logsumexp(dim=1)  # infinite where a logit is, which leaves no probabilities either
+    chosen = logits.gather(1, token[:, None]).squeeze(1) - total.masked_fill(total == float("inf"), float("nan"))
     return chosen.double().cpu().numpy()
+
+
+def _no_numbers(who: str) -> ModelError:
+    """The error of a model whose logits are NaN or infinite.
+
+    Args:
+        who: the model and its adapter.
+    """
+    return ModelError(
+        f"{who} gives NaN or infinity in place of probabilities: its weights are damaged, or its training ran away; "
+        "train it again with a lower learning_rate (llmrec models check DIR tries a backbone and each of its adapters)"
+    )

@@ -386,7 +386,8 @@ class LocalLM:
             [request.n for request in requests],
             room=max(request.max_tokens for request in requests),
         )
-        return Decoder(requests, rows, end_tokens=self._codec.end_tokens, stop_texts=self._stop_texts)
+        who = self._switch.described(self._base_name)
+        return Decoder(requests, rows, end_tokens=self._codec.end_tokens, stop_texts=self._stop_texts, who=who)
 
     def _request(self, job: _GenerateJob) -> Request:
         sampling = job.sampling

@@ -42,6 +42,11 @@ class AdapterSwitch:
         self._merged: dict[str, _Weights] = {}
         self._swapped: _Weights = []  # what to put back to get the bare backbone
         self._current: str | None = None
+        self._used: str | None = None
+
+    def described(self, model: str) -> str:
+        """The model by name with the adapter in force, for messages."""
+        return f"the model {model!r} {f'with the adapter {self._used!r}' if self._used else 'without adapter'}"
 
     def load(self, name: str, folder: Path) -> None:
         """Load an adapter under a new name.
@@ -136,6 +141,7 @@ class AdapterSwitch:
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """Run the model with this adapter; None is the bare backbone."""
+        self._used = name
         if name in self._merged:
             self._swap(name)
         else:

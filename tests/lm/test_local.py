@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llmrec.errors import ConfigError, ModelError, ModelNotFoundError
 from llmrec.lm.adapters import stamp
@@ -143,6 +145,44 @@ def test_the_end_token_ends_a_sample_and_counts() -> None:
     (completion,) = asyncio.run(LocalLM(model, tokenizer, name="ending").generate(PROMPT))
     assert (completion.raw, completion.n_tokens, completion.finish_reason) == ("", 1, "stop")
     assert completion.logprob == pytest.approx(0.0, abs=1e-4)
+
+
+def _poisoned(folder: Path, value: float) -> LocalLM:
+    """An adapter whose training ran away, beside a sound backbone."""
+    base = save_model(folder / "base")
+    save_adapter(folder / "wild", base, seed=1)
+    weights_file = folder / "wild" / "adapter_model.safetensors"
+    weights = load_file(weights_file)
+    save_file({key: torch.full_like(one, value) for key, one in weights.items()}, weights_file)
+    return LocalLM.from_folder(base, adapters={"wild": folder / "wild"}, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("constraint", [None, Constraint("choice", ["a film", "the sea"]), Constraint("choice", ["a"])])
+def test_weights_that_are_no_numbers_are_one_clear_error(
+    tmp_path: Path, temperature: float, constraint: Constraint | None
+) -> None:
+    """Sampling found a token behind the vocabulary; greedily the answer was one token over and over."""
+    wild = _poisoned(tmp_path, float("nan"))
+    sampling = Sampling(n=3, max_tokens=6, temperature=temperature)
+    with pytest.raises(ModelError) as caught:
+        asyncio.run(wild.generate(PROMPT, sampling=sampling, constraint=constraint, adapter="wild"))
+    assert re.search(r"^the model 'base@\w+' with the adapter 'wild' gives NaN.*learning_rate", str(caught.value))
+    assert "\n" not in str(caught.value)
+    (sound,) = asyncio.run(wild.generate(PROMPT, sampling=Sampling(max_tokens=4), constraint=constraint))
+    assert np.isfinite(sound.logprob)
+
+
+def test_logits_that_overflow_are_the_same_error() -> None:
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, tie_word_embeddings=False)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+    lm = LocalLM(model, tokenizer, name="overflowing")
+    with torch.no_grad():
+        model.lm_head.bias[7] = float("inf")
+    for temperature in (0.0, 0.7):
+        with pytest.raises(ModelError, match="the model 'overflowing' without adapter gives NaN or infinity"):
+            asyncio.run(lm.generate(PROMPT, sampling=Sampling(max_tokens=4, temperature=temperature)))
 
 
 def test_long_prompts_are_refused_with_both_lengths(lm: LocalLM) -> None:
