@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmrec.cli.common import (
+    AdapterOption,
     DatasetOption,
     JsonOption,
     RankerOption,
@@ -48,7 +49,7 @@ def chat(
         ),
     ] = None,
     agent: Annotated[str, typer.Option("--agent", help="Name of an agent, or a folder with graph.py.")] = "recommender",
-    adapter: Annotated[str | None, typer.Option("--adapter", help="LoRA adapter of the backbone to use.")] = None,
+    adapter: AdapterOption = None,
     style: StyleOption = "auto",
     tools: ToolsOption = None,
     recommender: RecommenderOption = None,

@@ -57,6 +57,16 @@ DatasetOption = Annotated[
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of reporting it.")]
 
 
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="LoRA adapter of the agent: a name at the backbone, or a folder that llmrec finetune wrote.",
+        metavar="NAME|DIR",
+    ),
+]
+
+
 StyleOption = Annotated[
     str,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmrec.cli.common import (
+    AdapterOption,
     DatasetOption,
     JsonOption,
     RankerOption,
@@ -26,6 +27,8 @@ from llmrec.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from llmrec.lm.loading import ChosenAdapter
+    from llmrec.lm.protocol import LanguageModel
     from llmrec.roles.mindset import UserConfig
 
 app = typer.Typer(add_completion=False)
@@ -49,10 +52,16 @@ def simulate(
         str | None,
         typer.Option("--backbone", help="Language model: folder or hub id; default $LLMREC_BACKBONE.", metavar="DIR"),
     ] = None,
+    adapter: AdapterOption = None,
     user_adapter: Annotated[
-        bool,
-        typer.Option("--user-adapter/--no-user-adapter", help="Play users by the adapter, or by the bare backbone."),
-    ] = True,
+        str | None,
+        typer.Option(
+            "--user-adapter",
+            help="LoRA adapter that plays the users, likewise; default that of the user's agent.yaml.",
+            metavar="NAME|DIR",
+        ),
+    ] = None,
+    bare_user: Annotated[bool, typer.Option("--no-user-adapter", help="Let the bare backbone play the users.")] = False,
     style: StyleOption = "auto",
     tools: ToolsOption = None,
     recommender: RecommenderOption = None,
@@ -79,7 +88,7 @@ def simulate(
 
         from llmrec.data.spec import load
         from llmrec.data.splits import leave_one_out
-        from llmrec.lm.loading import load_backbone
+        from llmrec.lm.loading import chosen_adapter, load_backbone
         from llmrec.simulate.journal import Journal
         from llmrec.simulate.metrics import summarise_run
         from llmrec.simulate.policies import build_policies
@@ -88,11 +97,17 @@ def simulate(
         names = [name.strip() for name in policy.split(",") if name.strip()]
         _check_names(names)
         settings = agent_settings(style, tools, recommender, ranker)
-        uncalibrated = _user_config(user, user_adapter, style)
+        uncalibrated = _user_config(user, user_adapter, bare_user, style)
         spec = _spec(backbone)
-        config = _calibrated(uncalibrated, spec)
+        agent_chosen = chosen_adapter(spec, adapter, role="agent")
+        user_chosen = chosen_adapter(spec, uncalibrated.adapter, role="user")
+        config = _calibrated(uncalibrated, user_chosen)
+        if agent_chosen.name is not None:
+            settings["adapter"] = agent_chosen.name
         with Journal(journal) as book:  # before the model is loaded: a wrong journal must fail in a second
-            lm = load_backbone(spec, seed=seed, device=device)
+            given = {**agent_chosen.folders, **user_chosen.folders}
+            lm = load_backbone(spec, adapters=given, seed=seed, device=device)
+            _check_user(config, lm)
             data = load(dataset, seed=seed, strict=strict)
             if data.rejected:
                 note(f"{len(data.rejected)} rows were rejected; see them with: llmrec data describe {dataset}")
@@ -139,19 +154,38 @@ def _check_names(names: list[str]) -> None:
         check_policy(name)
 
 
-def _user_config(user: str, adapter: bool, style: str) -> UserConfig:
+def _user_config(user: str, adapter: str | None, bare: bool, style: str) -> UserConfig:
+    from llmrec.errors import ConfigError
     from llmrec.roles.loading import load_agent
 
-    settings = ({} if adapter else {"adapter": None}) | ({} if style in ("auto", "tools") else {"style": style})
+    if bare and adapter is not None:
+        raise ConfigError(
+            f"--no-user-adapter lets the bare backbone play the users, got --user-adapter {adapter!r} too"
+        )
+    settings: dict[str, Any] = {} if style in ("auto", "tools") else {"style": style}
+    if bare or adapter is not None:
+        settings["adapter"] = adapter
     config: UserConfig = load_agent(user, **settings).config
     return config
 
 
-def _calibrated(given: UserConfig, backbone: str) -> UserConfig:
-    from llmrec.lm.loading import adapter_folders
+def _check_user(config: UserConfig, lm: LanguageModel) -> None:
+    """Raise `ConfigError` unless the model has the adapter that plays the users."""
+    from llmrec.errors import ConfigError
+
+    if config.adapter is not None and config.adapter not in lm.capabilities.adapters:
+        raise ConfigError(
+            f"the backbone has no adapter {config.adapter!r} that plays the users; its adapters are: "
+            f"{', '.join(lm.capabilities.adapters) or 'none'}; name one of them, or the folder of one that llmrec "
+            "finetune user wrote, with --user-adapter, or let the bare backbone play them with --no-user-adapter"
+        )
+
+
+def _calibrated(given: UserConfig, chosen: ChosenAdapter) -> UserConfig:
+    """The user under the adapter's name at the engine, corrected as the adapter's folder says."""
     from llmrec.roles.click_calibration import UNCORRECTED
 
-    config = given.calibrated_for(adapter_folders(backbone).get(given.adapter or ""))
+    config = given.calibrated_for(chosen.folder).model_copy(update={"adapter": chosen.name})
     if config.calibration != UNCORRECTED:
         scale, offset = config.calibration
         note(f"users: log-odds of a click times {scale:.3f} plus {offset:+.3f}, their calibration")

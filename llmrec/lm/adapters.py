@@ -19,6 +19,8 @@ from llmrec.errors import ConfigError, ModelNotFoundError, StorageError
 
 STORE_FILE = "adapters.json"
 STAMP_FILE = "backbone.json"
+ADAPTER_FILE = "adapter_config.json"
+"""What makes a folder one of a LoRA adapter (PEFT writes it)."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HASHED = ("config.json", "tokenizer.json", "*.safetensors", "*.bin", "*.gguf")
@@ -70,8 +72,8 @@ def check_adapter(name: str, folder: Path, *, base_content_hash: str | None) -> 
     """
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder for adapter {name!r}, got {str(folder)!r}")
-    if not (folder / "adapter_config.json").exists():
-        raise ModelNotFoundError(f"adapter {name!r} has no adapter_config.json in {str(folder)!r}")
+    if not (folder / ADAPTER_FILE).exists():
+        raise ModelNotFoundError(f"adapter {name!r} has no {ADAPTER_FILE} in {str(folder)!r}")
     if not any((folder / file).exists() for file in ("adapter_model.safetensors", "adapter_model.bin")):
         raise ModelNotFoundError(f"adapter {name!r} has no weights (adapter_model.safetensors) in {str(folder)!r}")
     if not _NAME.fullmatch(name):

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from llmrec.errors import ConfigError
-from llmrec.lm.adapters import STORE_FILE, AdapterStore
+from llmrec.lm.adapters import ADAPTER_FILE, STORE_FILE, AdapterStore
 from llmrec.lm.protocol import LanguageModel
+
+
+class ChosenAdapter(NamedTuple):
+    """An adapter that settings give by its name at the backbone, or by its folder."""
+
+    name: str | None
+    """What the engine calls it; None is the bare backbone."""
+    folder: Path | None = None
+    """Where it lies; None where that is not known, as at a server."""
+    registered: bool = True
+    """Whether the backbone brings it along; else `load_backbone` must be given it."""
+
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """What `load_backbone` must be given."""
+        return {} if self.registered or self.name is None or self.folder is None else {self.name: self.folder}
 
 
 def load_backbone(
@@ -66,6 +83,29 @@ def adapter_folders(spec: str | Path) -> Mapping[str, Path]:
     """
     store = _store(spec)
     return {} if store is None else store.folders()
+
+
+def chosen_adapter(spec: str | Path, given: str | None, *, role: str) -> ChosenAdapter:
+    """The adapter that is meant by a name or a folder.
+
+    Args:
+        spec: as for `load_backbone`.
+        given: a name in the backbone's `adapters.json` or at its server, which comes first, or an adapter folder.
+            What is neither stays a name, which the engine then does not have.
+        role: name for a folder; a registered adapter of this name stays, and the folder gets a longer one.
+
+    Raises:
+        ConfigError: `adapters.json` is damaged.
+    """
+    if given is None:
+        return ChosenAdapter(None)
+    known, folder = adapter_folders(spec), Path(given).expanduser()
+    if given in known or not (folder / ADAPTER_FILE).is_file():
+        return ChosenAdapter(given, known.get(given))
+    name = role
+    while name in known:
+        name += "-given"
+    return ChosenAdapter(name, folder, registered=False)
 
 
 def _checked_adapters(spec: str, given: Mapping[str, Path]) -> Mapping[str, Path]:

@@ -38,7 +38,8 @@ class UserConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     adapter: str | None = "user"
-    """LoRA adapter that plays the user; None is the bare backbone."""
+    """LoRA adapter that plays the user: a name at the backbone, or (`llmrec simulate`) a folder; None is the bare
+    backbone."""
     style: Literal["auto", "text", "chat"] = "auto"
     """How the model is asked. text: the raw text that user adapters are trained on; chat: messages, for chat models
     that nobody tuned; auto: text where the engine takes Lark grammars, else chat."""

@@ -40,7 +40,8 @@ class RecommenderConfig(BaseModel):
     backbone: str | None = None
     """Model folder or hub id, used where the caller brings no model; None reads $LLMREC_BACKBONE."""
     adapter: str | None = None
-    """LoRA adapter of the role; None is the bare backbone."""
+    """LoRA adapter of the role: a name at the backbone, or (`llmrec.roles.serving.parts`) a folder; None is the bare
+    backbone."""
     recommender: str = "knn"
     """Behind the tool `recommend`: a name (calrec is the fine-tuned language model), or the folder of a saved one."""
     ranker: str | None = None

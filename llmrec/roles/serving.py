@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None) -> tuple[Resources, Brain]:
     """Load dataset and backbone, fit the recommenders, and build the indices.
 
+    Args:
+        config: its `adapter` is a name at the backbone, or a folder.
+
     Raises:
-        ConfigError: no backbone is named, or a setting is wrong.
+        ConfigError: no backbone is named, the adapter was made for another one, or a setting is wrong.
+        ModelNotFoundError: the model or an adapter is missing or damaged.
     """
     backbone = config.backbone or os.environ.get("LLMREC_BACKBONE")
     if not backbone:
@@ -40,9 +44,12 @@ def parts(config: RecommenderConfig, *, seed: int = 0, cache: Path | None = None
             raise ConfigError(f"a chat model of a provider takes no grammars, got {backbone!r} with the style text")
         resources = resources_for(config, seed=seed, cache=cache)
         return resources, ChatBrain(chat_model(rest), resources, writes=config.prose)
-    from llmrec.lm.loading import load_backbone
+    from llmrec.lm.loading import chosen_adapter, load_backbone
 
-    lm = load_backbone(backbone, seed=seed)
+    chosen = chosen_adapter(backbone, config.adapter, role="agent")
+    lm = load_backbone(backbone, adapters=chosen.folders, seed=seed)
+    config = config.model_copy(update={"adapter": chosen.name})
+    _adapter(config, lm)  # a wrong name must not wait for the dataset
     resources = resources_for(config, lm=lm, seed=seed, cache=cache)
     return resources, brain_for(config, lm, noun=resources.dataset.item_noun)
 
@@ -155,5 +162,8 @@ def _tool_brain(config: RecommenderConfig, lm: LanguageModel, grammars: bool) ->
 def _adapter(config: RecommenderConfig, lm: LanguageModel) -> str | None:
     if config.adapter is not None and config.adapter not in lm.capabilities.adapters:
         known = ", ".join(lm.capabilities.adapters) or "none"
-        raise ConfigError(f"the backbone has no adapter {config.adapter!r}; its adapters are: {known}")
+        raise ConfigError(
+            f"the backbone has no adapter {config.adapter!r}; its adapters are: {known}; name one of them, or the "
+            "folder of one that was trained on this backbone (llmrec finetune writes it and prints its path)"
+        )
     return config.adapter

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from llmrec.cli.main import main
 from llmrec.data.films import film_catalogue
+from llmrec.lm.adapters import stamp
 from llmrec.testing.models import save_tiny_model
 
 
@@ -67,6 +70,26 @@ def test_a_session_as_json_goes_on_later(backbone: Path, chat: Callable[..., Don
     assert json.loads(third.out)["turns"] == answer["turns"], "a word that ends programs ends this one too"
 
 
+def test_an_adapter_of_the_recipe_is_used_by_its_folder(
+    backbone: Path, chat: Callable[..., Done], tmp_path: Path
+) -> None:
+    """`finetune agent` writes a folder that no adapters.json names."""
+    adapter = tmp_path / "runs" / "my agent"
+    bare = AutoModelForCausalLM.from_pretrained(backbone)
+    get_peft_model(bare, LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(adapter)
+    stamp(adapter, backbone)
+    options = ["--backbone", str(backbone), "--adapter", str(adapter), "--json"]
+    done = chat("no horror please\n", *options)
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert answer["backbone"].endswith("/agent"), "the adapter reads and plans"
+    assert answer["turns"][0]["record"]
+    (adapter / "backbone.json").write_text(json.dumps({"base_content_hash": "0" * 64}), encoding="utf-8")
+    refused = chat("hello\n", *options)
+    assert refused.code == 2
+    assert "trained on another backbone" in refused.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -74,6 +97,8 @@ def test_a_session_as_json_goes_on_later(backbone: Path, chat: Callable[..., Don
         (["--backbone", "/no/such/model"], "/no/such/model"),
         (["--backbone", "{backbone}", "--history", "nobody-knows"], "no item with id 'nobody-knows'"),
         (["--backbone", "{backbone}", "--adapter", "missing"], "no adapter 'missing'"),
+        (["--backbone", "{backbone}", "--adapter", "missing"], "name one of them, or the folder of one"),
+        (["--backbone", "{backbone}", "--adapter", "{backbone}/missing"], "/missing'; its adapters are: none"),
         (["--backbone", "{backbone}", "--agent", "butler"], "no agent 'butler'"),
         (["--backbone", "{backbone}", "--store", "{backbone}/config.json"], "cannot be read or written"),
     ],

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from llmrec.errors import ConfigError, ModelNotFoundError, StorageError
 from llmrec.lm.adapters import STAMP_FILE, STORE_FILE, AdapterStore, content_hash, read_stamp
 from llmrec.lm.hardware import choose
-from llmrec.lm.loading import load_backbone
+from llmrec.lm.loading import chosen_adapter, load_backbone
 from llmrec.lm.pretrained import load_pretrained
 from tests.lm.conftest import Folders
 
@@ -88,6 +88,26 @@ def test_a_named_adapter_that_is_gone_says_who_names_it_and_what_to_do(own: Fold
     assert "take the entry 'tools' out" in message
     lm = load_backbone(own.base, adapters={"tools": own.red}, dtype="float32")
     assert lm.capabilities.adapters == ("user", "tools"), "another folder in its place is no fault"
+
+
+def test_an_adapter_is_chosen_by_name_or_by_folder(own: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = AdapterStore(own.base)
+    store.add("user", own.red)
+    store.save()
+    assert chosen_adapter(own.base, None, role="agent").name is None
+    named = chosen_adapter(own.base, "user", role="agent")
+    assert (named.name, named.folder, dict(named.folders)) == ("user", own.red.resolve(), {})
+    given = chosen_adapter(own.base, str(own.blue), role="agent")
+    assert (given.name, dict(given.folders)) == ("agent", {"agent": own.blue})
+    assert load_backbone(own.base, adapters=given.folders, dtype="float32").capabilities.adapters == ("user", "agent")
+    beside = chosen_adapter(own.base, str(own.blue), role="user")
+    assert beside.name != "user", "the registered adapter stays what its name says"
+    for nothing in ("nobody", str(own.base), "/no/such/folder"):
+        assert chosen_adapter(own.base, nothing, role="agent") == (nothing, None, True)
+    monkeypatch.chdir(own.blue.parent)
+    own.blue.rename("user")
+    assert chosen_adapter(own.base, "user", role="agent").registered, "a name comes before a folder"
+    assert dict(chosen_adapter(own.base, "./user", role="agent").folders) == {"agent": Path("user")}
 
 
 def test_a_role_can_be_removed(own: Folders) -> None:

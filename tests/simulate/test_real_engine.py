@@ -166,6 +166,33 @@ def test_the_command_plays_a_tuned_user_by_its_calibration(
     assert "log-odds" not in plain.stderr
 
 
+def test_the_command_takes_adapters_by_folder(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the agent and of the user, on a backbone that names none; the user's calibration lies in the folder."""
+    monkeypatch.chdir(tmp_path)
+    bare = AutoModelForCausalLM.from_pretrained(folder)
+    adapted = get_peft_model(bare, LoraConfig(r=2, task_type="CAUSAL_LM"))
+    for name in ("reader", "viewer"):
+        adapted.save_pretrained(tmp_path / name)
+        stamp(tmp_path / name, folder)
+    (tmp_path / "viewer" / "calibration.json").write_text('{"scale": 0.5, "offset": 4.0}', encoding="utf-8")
+    command = ["simulate", "--dataset", f"table:{_table(tmp_path / 'mine', make_dataset())}", "--device", "cpu"]
+    command += ["--backbone", str(folder), "--policy", "agent", "--users", "1", "--max-rounds", "1", "--json"]
+    found = CliRunner().invoke(app, [*command, "--adapter", "reader", "--user-adapter", "viewer"])
+    assert found.exit_code == 0, found.output
+    assert "log-odds of a click times 0.500 plus +4.000" in " ".join(found.stderr.split())
+    settings = json.loads(found.stdout)["settings"]
+    assert settings["user"]["adapter"] == "user"
+    assert settings["policy_settings"]["agent"]["adapter"] == "agent"
+    for wrong, remedy in (
+        (["--user-adapter", "nowhere"], "no adapter 'nowhere' that plays the users; its adapters are: none; name"),
+        (["--user-adapter", "viewer", "--no-user-adapter"], "got --user-adapter 'viewer' too"),
+        (["--adapter", "nowhere", "--no-user-adapter"], "no adapter 'nowhere'; its adapters are: none; name"),
+    ):
+        refused = CliRunner().invoke(app, [*command, *wrong])
+        assert refused.exit_code == 2
+        assert remedy in " ".join(refused.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
