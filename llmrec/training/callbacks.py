@@ -1,13 +1,33 @@
-"""Progress of a training on standard error: step, loss, tokens per second, time left."""
+"""Progress of a training on standard error: step, loss, tokens per second, time left; and its end where it diverges."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from typing import Any
 
 from transformers import TrainerCallback
+
+from llmrec.errors import ModelError
+
+
+class StopsWhenDiverged(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Ends a training whose loss is no number any more: every further step would be lost."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Look at each loss that is logged.
+
+        Raises:
+            ModelError: it is infinite or NaN.
+        """
+        for name, value in (logs or {}).items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise ModelError(
+                    f"the training diverged: {name} is {value} at step {state.global_step} of {state.max_steps}; "
+                    f"lower learning_rate (it is {args.learning_rate:g}). Nothing was saved"
+                )
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

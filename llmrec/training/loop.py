@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.training.callbacks import Progress
+from llmrec.training.callbacks import Progress, StopsWhenDiverged
 from llmrec.training.run_folder import last_checkpoint
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run_trainer(
         use_cpu=hardware.device == "cpu",
         dataloader_drop_last=True,  # one shape, one compilation
         logging_steps=max(1, steps // 60),
+        logging_nan_inf_filter=False,
         save_steps=max(20, steps // 6),
         save_total_limit=1,
         report_to=["tensorboard"],
@@ -79,15 +80,23 @@ def run_trainer(
         model=model,
         args=arguments,
         train_dataset=Blocks(blocks),
-        callbacks=[Progress(title, tokens_per_step=blocks_per_step * blocks.shape[1])],
+        callbacks=[StopsWhenDiverged(), Progress(title, tokens_per_step=blocks_per_step * blocks.shape[1])],
     )
     trainer.pop_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     return learning_curve(trainer.state.log_history, tokens_per_step=blocks_per_step * blocks.shape[1])
 
 
+_GRAPHS = 32
+"""Of one layer: training, checks and validation have batches of several shapes, with gradients and without. Above its
+limit, which is 8 as it comes, torch runs the layer as it is and says so in five lines."""
+
+
 def compile_layers(model: Any) -> None:
     """Compile each decoder layer in place: one small graph serves all layers, where the whole model takes minutes."""
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)
     for layer in getattr(model.get_decoder(), "layers", ()):  # GPT-2 calls them otherwise: it runs as it is
         layer.compile()
 

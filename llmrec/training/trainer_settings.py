@@ -41,6 +41,7 @@ def trainer_settings(recipe: Recipe, *, folder: Path, steps: int, watch: bool, h
         "bf16": hardware.dtype == torch.bfloat16,
         "use_cpu": hardware.device == "cpu",
         "logging_steps": max(1, steps // 40),
+        "logging_nan_inf_filter": False,  # a loss that is no number is shown, and ends the training
         "eval_strategy": "steps" if watch else "no",
         "eval_steps": every,
         "save_strategy": "steps",

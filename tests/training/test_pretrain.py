@@ -16,6 +16,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.splits import Split
 from llmrec.errors import CacheError
 from llmrec.training.callbacks import Progress
+from llmrec.training.loop import compile_layers
 from llmrec.training.pretrain import NanoRecipe, Pretrained, cache_key, read_report, train_nano
 
 from .conftest import MINI
@@ -128,3 +129,15 @@ def test_chat_template_golden(mini_folder: Path) -> None:
 def test_every_text_survives_the_tokenizer(text: str, mini_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_folder)
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_compiled_layers_have_room_for_all_their_graphs(mini_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch stops compiling a layer at 8 graphs, in five lines; batches of several sizes and modes need more."""
+    import torch._dynamo.config as dynamo
+
+    model = AutoModelForCausalLM.from_pretrained(mini_folder)
+    for before, after in ((8, 32), (64, 64)):
+        monkeypatch.setattr(dynamo, "recompile_limit", before)
+        compile_layers(model)
+        assert dynamo.recompile_limit == after

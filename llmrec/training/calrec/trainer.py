@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from llmrec.errors import ConfigError
-from llmrec.training.callbacks import Progress
+from llmrec.training.callbacks import Progress, StopsWhenDiverged
 from llmrec.training.calrec.contrastive import Losses, Objective
 from llmrec.training.calrec.data import CalrecCollator, Row
 from llmrec.training.calrec.gathered import gathered_terms
@@ -199,7 +199,7 @@ def make_trainer(
         eval_dataset=list(validation),
         processing_class=tunable.tokenizer,
         data_collator=CalrecCollator(padding_token(tunable.tokenizer), side=recipe.padding_side),
-        callbacks=[Progress(title)],
+        callbacks=[StopsWhenDiverged(), Progress(title)],
     )
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,11 @@ def check_labels(
         "standard_error": error,
         "tokens": len(gain),
     }
+    if not math.isfinite(found["true_loss"]):
+        raise ModelError(
+            f"after training, the loss of held-out labels is {found['true_loss']}: the weights diverged; lower "
+            "learning_rate and remove the checkpoints. Nothing was saved"
+        )
     if float(gain.mean()) < -_ERRORS * error:
         raise ModelError(
             f"after training, shuffled labels have a lower loss than the true ones ({found['shuffled_loss']:.4f} "

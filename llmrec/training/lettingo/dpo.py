@@ -164,7 +164,7 @@ def make_dpo_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig
 
-    from llmrec.training.callbacks import Progress
+    from llmrec.training.callbacks import Progress, StopsWhenDiverged
     from llmrec.training.lettingo.dpo_trainer import PairTrainer
     from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
@@ -188,7 +188,7 @@ def make_dpo_trainer(
         eval_dataset=Dataset.from_list(data.validation) if watch else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM") if fresh else None,
-        callbacks=[Progress(title)],
+        callbacks=[StopsWhenDiverged(), Progress(title)],
     )
     for name, parameter in trainer.model.named_parameters():
         if f".{REFERENCE}." in name:
