@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmrec.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 from llmrec.lm.hardware import Hardware, choose
@@ -30,11 +31,41 @@ def load_for_training(recipe: Recipe, hardware: Hardware) -> Loaded:
         ModelNotFoundError: it is missing or damaged.
         ConfigError: four bits were asked for where there is no CUDA device.
         MissingDependencyError: four bits were asked for without bitsandbytes.
+        ConfigError: `lora.target_modules` names layers that it has not.
     """
     if recipe.quantise == "none":
-        return load_pretrained(recipe.backbone, hardware)
-    check_four_bits(hardware)
-    return _load_four_bits(recipe, hardware)
+        loaded = load_pretrained(recipe.backbone, hardware)
+    else:
+        check_four_bits(hardware)
+        loaded = _load_four_bits(recipe, hardware)
+    check_targets(loaded.model, recipe.lora.target_modules)
+    return loaded
+
+
+def check_targets(model: Any, targets: str | list[str]) -> None:
+    """Every name of `target_modules` is that of a layer; peft lets a misspelt one among others pass.
+
+    Args:
+        model: the backbone.
+        targets: ends of names, or a regular expression for whole ones, or "all-linear", as peft takes them.
+
+    Raises:
+        ConfigError: a name fits no layer.
+    """
+    if targets == "all-linear":
+        return
+    names = [name for name, module in model.named_modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
+    wanted = [targets] if isinstance(targets, str) else [rf"(.*\.)?{re.escape(one)}" for one in targets]
+    try:
+        missing = [one for one in wanted if not any(re.fullmatch(one, name) for name in names)]
+    except re.error as error:
+        raise ConfigError(f"lora.target_modules is no regular expression ({error}), got {targets!r}") from error
+    if missing or not wanted:
+        ends = sorted({name.rpartition(".")[2] for name in names})
+        raise ConfigError(
+            f"lora.target_modules must name layers of the backbone, got {targets!r}; they are: "
+            f"{', '.join(ends)}; or all-linear"
+        )
 
 
 def backbone_folder(spec: str) -> Path:

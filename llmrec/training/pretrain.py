@@ -56,7 +56,7 @@ DEFAULT_MIX = {
 class NanoRecipe(BaseModel):
     """Shape, corpus and schedule of one nano. Parameters and token counts are fixed, so a seed gives one model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shape: NanoShape = NanoShape()
     tokens: PositiveInt = 1_800_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from llmrec.assets import asset
@@ -33,7 +34,7 @@ LearningRateSchedule = Literal["linear", "cosine", "constant", "constant_with_wa
 class LoraSettings(BaseModel):
     """Low-rank adaptation (Hu et al., 2021)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: PositiveInt = 16
     """Higher learns more and costs more memory."""
@@ -46,7 +47,7 @@ class LoraSettings(BaseModel):
 class Recipe(BaseModel):
     """What every recipe sets; those of a script add their own settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     script: str
     """Script of finetune/ that runs it."""
@@ -98,6 +99,22 @@ class MixRecipe(Recipe):
     """Examples of the same kinds, from users that no training example is from, whose loss is watched. Kinds that do not
     come from users (facts, dialogues) may give some of them to both."""
 
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """Kinds of examples that `data` may name."""
+        from llmrec.training.corpus import BUILDERS
+
+        return tuple(BUILDERS)
+
+    @model_validator(mode="after")
+    def _mix(self) -> Self:
+        for kind in self.data:
+            if kind not in self.kinds():
+                raise ValueError(f"no training data of kind {kind!r}; kinds: {', '.join(self.kinds())}")
+        if abs(sum(self.data.values()) - 1) > 1e-6:
+            raise ValueError(f"shares in 'data' must sum to 1, got {self.data!r}")
+        return self
+
 
 class SftRecipe(MixRecipe):
     """Supervised fine-tuning of one role's adapter."""
@@ -139,13 +156,27 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']} (got {_short(fault['input'])})"
-            for fault in error.errors()
-        )
-        raise ConfigError(
-            f"recipe {path} is not valid: {faults}. Known keys: {', '.join(kind.model_fields)}"
-        ) from error
+        faults = "; ".join(_fault(fault) for fault in error.errors())
+        keys = ". ".join(dict.fromkeys(_keys(kind, fault["loc"][:-1]) for fault in error.errors()))
+        raise ConfigError(f"recipe {path} is not valid: {faults}. {keys}") from error
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """One fault of a validation; that of settings together names their values itself."""
+    if not fault["loc"]:
+        return str(fault["msg"])
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {_short(fault['input'])})"
+
+
+def _keys(kind: type[BaseModel], group: Sequence[str | int]) -> str:
+    """What may stand in a group of settings, or in the recipe itself where the group holds no settings of its own."""
+    found, place = kind, list[str]()
+    for name in group:
+        inner = found.model_fields[name].annotation if name in found.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        found, place = inner, [*place, str(name)]
+    return f"Known keys{' of ' + '.'.join(place) if place else ''}: {', '.join(found.model_fields)}"
 
 
 def find_recipe(name: Path) -> Path:

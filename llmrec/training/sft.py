@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import DataError
 from llmrec.seeding import rng
 from llmrec.training.corpus import Material, stream
 from llmrec.training.examples import Encoded, encode, fits, supervised_tokens
@@ -41,11 +41,8 @@ def build_data(dataset: Dataset, split: Split, recipe: MixRecipe, tokenizer: Pre
     """Examples for training and validation, from different users.
 
     Raises:
-        ConfigError: shares do not sum to 1, or a kind is unknown.
         DataError: every example is longer than max_tokens.
     """
-    if abs(sum(recipe.data.values()) - 1) > 1e-6:
-        raise ConfigError(f"shares in 'data' must sum to 1, got {recipe.data!r}")
     train: list[Encoded] = []
     validation: list[Encoded] = []
     n_longer = 0
@@ -104,7 +101,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
-    from llmrec.training.callbacks import Progress
+    from llmrec.training.callbacks import Progress, StopsWhenDiverged
     from llmrec.training.grouped import GroupedSftTrainer
     from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
@@ -125,7 +122,7 @@ def make_trainer(
         eval_dataset=as_columns(data.validation) if watch else None,
         processing_class=tokenizer,
         peft_config=lora,
-        callbacks=[Progress(f"adapter {recipe.role}")],
+        callbacks=[StopsWhenDiverged(), Progress(f"adapter {recipe.role}")],
     )
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -167,10 +167,10 @@ def test_shares_seed_and_order(material: IdMaterial, extended: Path) -> None:
 
 def test_wrong_mixes_are_named(material: IdMaterial, extended: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(extended)
-    with pytest.raises(ConfigError, match="sum to 1"):
-        build_data(material, _recipe(data={"histories": 0.5}), tokenizer)
-    with pytest.raises(ConfigError, match="'stories'"):
-        next(stream("stories", material, rng(0, "x")))
+    with pytest.raises(ValueError, match="sum to 1"):
+        _recipe(data={"histories": 0.5})
+    with pytest.raises(ValueError, match="'stories'"):
+        _recipe(data={"stories": 1.0})
     with pytest.raises(DataError, match="max_tokens=2"):
         build_data(material, _recipe(max_tokens=2), tokenizer)
     with pytest.raises(ValueError, match="quantizer"):

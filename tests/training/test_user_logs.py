@@ -235,15 +235,16 @@ def test_seekers_of_validation_are_others(mini_folder: Path, tmp_path: Path) -> 
     assert not seen & {tuple(one.input_ids) for one in data.validation["talks"]}
 
 
-def test_settings_that_do_not_fit(films: Dataset, films_split: Split, mini_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(mini_folder)
+def test_settings_that_do_not_fit() -> None:
     for changes, said in (
-        ({"data": {"talks": 1.0}}, "need the setting talks"),
+        ({"data": {"talks": 1.0}}, "need each other"),
+        ({"talks": "DIR"}, "need each other"),
         ({"data": {"poems": 1.0}}, "leaves, talks"),
         ({"data": {"decisions": 0.4}}, "sum to 1"),
+        ({"validation_examples": 0}, "calibration_users=0"),
     ):
         with pytest.raises(ConfigError, match=said):
-            build_user_data(films, films_split, _recipe(**changes), tokenizer)
+            _recipe(**changes)
 
 
 def test_calibration_asks_users_whom_training_never_saw(films: Dataset, films_split: Split) -> None:

@@ -15,7 +15,7 @@ Stage = Literal["I", "II"]
 class ObjectiveSettings(BaseModel):
     """Weights of the three losses (CALRec, arXiv 2405.02429); constants are those that others report of the paper."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     alpha: float = Field(default=0.125, ge=0, lt=1)
     """Weight of the target-target term; 0 leaves it out."""
@@ -39,7 +39,7 @@ class ObjectiveSettings(BaseModel):
 class ValidationSettings(BaseModel):
     """What is measured on the way, on validation targets (the last item but one of a user)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     users: PositiveInt = 100
     """Users whose catalogue is ranked; more: a surer choice, and slower in proportion."""

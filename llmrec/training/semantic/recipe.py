@@ -13,7 +13,7 @@ from llmrec.training.recipe import MixRecipe
 class IdSettings(BaseModel):
     """Which semantic ids the tokens stand for."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     folder: str | None = None
     """Ids that were built earlier (llmrec semid build); None builds them with the settings below."""
@@ -37,3 +37,10 @@ class SemanticRecipe(MixRecipe):
     """Where the rows of codes start: what their items' texts have in common, or a mean row with a little noise."""
     history_items: PositiveInt = 25
     """Longest history in items; an item is one token per level."""
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """Tasks of its own."""
+        from llmrec.training.semantic.tasks import BUILDERS
+
+        return tuple(BUILDERS)

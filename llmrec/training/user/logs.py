@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import DataError
 from llmrec.roles.opinion import YES
 from llmrec.roles.persona import TasteIndex, taste_index
 from llmrec.roles.user import HISTORY_LENGTH, SHOWN_LENGTH, Seen
@@ -27,7 +27,7 @@ from llmrec.roles.user_talk import (
     talk_prompt,
 )
 from llmrec.seeding import rng
-from llmrec.training.corpus import BUILDERS, Material, stream
+from llmrec.training.corpus import Material, stream
 from llmrec.training.examples import Encoded, Example, Segment, completion_example, encode, fits, supervised_tokens
 from llmrec.training.sft import VALIDATION_SHARE, user_parts
 from llmrec.training.user.redial_logs import Talk, read_talks, seekers
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from llmrec.data.dataset import Dataset
     from llmrec.data.splits import Split
     from llmrec.training.user.recipe import UserRecipe
-
-LOG_KINDS = ("leaves", "talks")
-"""Kinds of examples beside those of `llmrec.training.corpus`."""
 
 
 class UserData(NamedTuple):
@@ -57,11 +54,8 @@ def build_user_data(dataset: Dataset, split: Split, recipe: UserRecipe, tokenize
     """Examples for training and validation, from different users.
 
     Raises:
-        ConfigError: shares do not sum to 1, or a kind is unknown or lacks its setting.
         DataError: the data give no example of a kind, or every example is longer than max_tokens.
     """
-    if abs(sum(recipe.data.values()) - 1) > 1e-6:
-        raise ConfigError(f"shares in 'data' must sum to 1, got {recipe.data!r}")
     watched, others = user_parts(split, recipe)
     talks = _talk_parts(recipe)
     train: list[Encoded] = []
@@ -95,8 +89,6 @@ def _source(
         return _endless(kind, lambda: leave_examples(material, draws, gap_s=recipe.session_gap_s))
     if kind == "talks":
         return _endless(kind, lambda: talk_examples(talks, draws))
-    if kind not in BUILDERS:
-        raise ConfigError(f"no training data of kind {kind!r}; kinds: {', '.join([*BUILDERS, *LOG_KINDS])}")
     return stream(kind, material, draws)
 
 
@@ -168,10 +160,8 @@ def _leave_example(index: TasteIndex, user: int, place: int, last: np.ndarray[An
 
 def _talk_parts(recipe: UserRecipe) -> tuple[list[Talk], list[Talk]]:
     """Conversations of validation seekers, and those of all others."""
-    if "talks" not in recipe.data:
-        return [], []
     if recipe.talks is None:
-        raise ConfigError("examples of kind 'talks' need the setting talks (a folder of ReDial); got none")
+        return [], []
     talks = read_talks(Path(recipe.talks))
     people = seekers(talks)
     n_watched = max(1, round(VALIDATION_SHARE * len(people))) if recipe.validation_examples else 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from llmrec.training.recipe import MixRecipe
 
 CalibrationKind = Literal["platt", "temperature", "none"]
+LOG_KINDS = ("leaves", "talks")
+"""Kinds of examples beside those of `llmrec.training.corpus`."""
 
 
 class UserRecipe(MixRecipe):
@@ -25,3 +27,22 @@ class UserRecipe(MixRecipe):
     """Validation users for the fit; as many others measure it. Fewer where there are fewer; 0 leaves it out."""
     bins: PositiveInt = 10
     """Of the reliability plot and of the expected calibration error."""
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """Also those that come from logs which not every dataset has."""
+        return (*super().kinds(), *LOG_KINDS)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if (self.talks is None) == ("talks" in self.data):
+            raise ValueError(
+                f"examples of kind 'talks' and the setting talks (a folder of ReDial) need each other, got "
+                f"data={self.data!r} and talks={self.talks!r}"
+            )
+        if self.calibration_users and not self.validation_examples:
+            raise ValueError(
+                f"decisions are calibrated on validation users: set validation_examples to 1 or more, or "
+                f"calibration_users=0, got validation_examples=0 and calibration_users={self.calibration_users}"
+            )
+        return self
