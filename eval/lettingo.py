@@ -30,6 +30,7 @@ from llmrec.lm.adapters import content_hash
 from llmrec.metrics.bootstrap import Interval
 from llmrec.seeding import rng
 from llmrec.training.backbone import training_hardware
+from llmrec.training.folders import RECORD
 from llmrec.training.lettingo.call_log import CallLog
 from llmrec.training.lettingo.engines import Player, open_engines
 from llmrec.training.lettingo.evaluate import Case, Predictor, Verdict, verdict
@@ -44,7 +45,7 @@ from llmrec.training.lettingo.styles import planted_profile, rule_profile
 from llmrec.training.lettingo.windows import LABELS, Groups, Histories, Window, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe
-from llmrec.training.run_folder import RECORD, without_paths
+from llmrec.training.run_folder import without_paths
 
 TRAINED: Mapping[str, Mapping[str, Any]] = {
     "sft": {"dpo": {"method": "sft"}},

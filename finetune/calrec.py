@@ -32,9 +32,17 @@ from llmrec.training.calrec.trainer import PANELS, curve, make_trainer, validati
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.checks.gradient import check_gradients
 from llmrec.training.checks.suite import Checks, of_stages
+from llmrec.training.folders import check_folders
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
+from llmrec.training.run_folder import (
+    checkpoint_folder,
+    drop_checkpoints,
+    last_checkpoint,
+    run_script,
+    save_weights,
+    write_outcome,
+)
 
 if TYPE_CHECKING:
     from llmrec.lm.hardware import Hardware
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
     recipe = load_recipe_of(CalrecRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -110,7 +119,7 @@ def run_stage(
     checks.run("combined loss", lambda: check_gradients(trainer.model, lambda: trainer.probe(train.rows[:4])))
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer.plain(), seed=recipe.seed)
-    trainer.save_model(str(folder))
+    save_weights(trainer, folder)
     if recipe.tuning == "domain" and start is not None and processes.is_main_process:
         save_sum(trainer.accelerator.unwrap_model(trainer.model), start, folder)
 
@@ -130,6 +139,8 @@ def run_stage(
         if recipe.tuning != "full" and Path(recipe.backbone).is_dir():
             stamp(folder, Path(recipe.backbone))  # so that it is never put on another base
         mark_finished(folder, key, curve=rows, facts=facts)
+        if stage != recipe.stage_names[-1]:
+            drop_checkpoints(checkpoints)
     processes.wait_for_everyone()
     return rows, facts, checkpoints
 

@@ -23,6 +23,7 @@ from llmrec.data.spec import load
 from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import training_hardware
 from llmrec.training.checks.suite import Checks, of_stages
+from llmrec.training.folders import check_folders, clear_weights
 from llmrec.training.lettingo.dpo import (
     POLICY,
     FinishedStage,
@@ -47,7 +48,7 @@ from llmrec.training.lettingo.start import start_adapters
 from llmrec.training.lettingo.windows import Histories, shortfall, user_groups
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.run_folder import checkpoint_folder, run_script, write_outcome
+from llmrec.training.run_folder import checkpoint_folder, drop_checkpoints, run_script, write_outcome
 from llmrec.training.sft import first_and_best
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ training, so that a process that hangs elsewhere is not noticed sooner either.""
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
     recipe = load_recipe_of(LettingoRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -100,6 +102,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     best: float | None = None
     n_longer = n_tokens = 0
     learnt: list[dict[str, list[int]]] = []
+    folders: list[Path] = []
     checks: dict[str, dict[str, Any]] = {}
     stages = stages_of(recipe, train)
     for number, stage in enumerate(stages, start=1):
@@ -118,6 +121,7 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
         data = StageData(encoded.rows, looked_at.rows)
         key = stage_key(number, len(stages), data, policy_folder)
         folder = checkpoint_folder(recipe, policy.name, dataset.content_hash, stage=key)
+        folders.append(folder)
         first_step = int(rows[-1]["step"]) if rows else 0
         done = finished_stage(folder)
         if done is None:
@@ -154,10 +158,14 @@ def run(recipe: LettingoRecipe, dataset: Dataset | None = None) -> dict[str, Any
     if not processes.is_main_process:
         return {"curve": rows}
     assert policy_folder is not None
+    clear_weights(output)
     shutil.copytree(policy_folder, output, dirs_exist_ok=True)
     if Path(recipe.backbone).is_dir():
         stamp(output, Path(recipe.backbone))  # so that it is never put on another base
-    return write_outcome(named(recipe), facts, rows, folder, PANELS)
+    record = write_outcome(named(recipe), facts, rows, folder, PANELS)
+    for earlier in folders[:-1]:
+        drop_checkpoints(earlier)
+    return record
 
 
 if __name__ == "__main__":

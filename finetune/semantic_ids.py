@@ -27,6 +27,7 @@ from llmrec.semid.quantiser import quantiser_config
 from llmrec.semid.tokens import IDS_FOLDER, extend_backbone, read_record, token_numbers, trainable_rows
 from llmrec.training.backbone import backbone_folder, load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
+from llmrec.training.folders import check_folders
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
@@ -34,6 +35,7 @@ from llmrec.training.run_folder import (
     checkpoint_folder,
     last_checkpoint,
     run_script,
+    save_weights,
     write_outcome,
 )
 from llmrec.training.semantic.recipe import SemanticRecipe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
     recipe = load_recipe_of(SemanticRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -80,7 +83,7 @@ def run(recipe: SemanticRecipe) -> dict[str, Any]:
     checks.start(trainer, tokens=tokens, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer, seed=recipe.seed)
-    trainer.save_model(str(output))
+    save_weights(trainer, output)
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
         return {"curve": rows}

@@ -19,15 +19,17 @@ from llmrec.lm.adapters import stamp
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
+from llmrec.training.folders import check_folders
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import SftRecipe, load_recipe_of
-from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
+from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, save_weights, write_outcome
 from llmrec.training.sft import build_data, curve, facts_of, make_trainer
 
 
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
     recipe = load_recipe_of(SftRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -47,7 +49,7 @@ def run(recipe: SftRecipe) -> dict[str, Any]:
     checks.start(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer, seed=recipe.seed)
-    trainer.save_model(recipe.output)
+    save_weights(trainer, Path(recipe.output))
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
         return {"curve": rows}

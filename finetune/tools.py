@@ -8,7 +8,6 @@ Writes one folder for each adapter. A killed run goes on where it was when it is
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,19 @@ from llmrec.roles.orchestrator import is_tool_adapter
 from llmrec.tools.resources import build_resources
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
+from llmrec.training.folders import RECORD, check_folders
 from llmrec.training.hub import push
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, run_script, write_outcome
+from llmrec.training.run_folder import (
+    checkpoint_folder,
+    last_checkpoint,
+    read_record,
+    run_script,
+    save_weights,
+    write_outcome,
+)
 from llmrec.training.sft import curve, facts_of
 from llmrec.training.tools.data import ToolTurns, adapter_data, adapter_tools, tool_turns
 from llmrec.training.tools.recipe import ToolsRecipe
@@ -36,6 +43,7 @@ from llmrec.training.tools.recipe import ToolsRecipe
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts of every adapter by its name."""
     recipe = load_recipe_of(ToolsRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -96,7 +104,7 @@ def train(
     checks.start(trainer, packed=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer, seed=recipe.seed)
-    trainer.save_model(stage.output)
+    save_weights(trainer, Path(stage.output))
     rows = curve(trainer.state.log_history)
     if not trainer.is_world_process_zero():
         return {"curve": rows}
@@ -116,11 +124,8 @@ def train(
 
 def _finished(stage: ToolsRecipe, training: str) -> dict[str, Any] | None:
     """The record of this very training, where it was finished before the run was killed."""
-    record = Path(stage.output) / RECORD
-    if not record.exists():
-        return None
-    facts: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    return facts if facts.get("training") == training else None
+    facts = read_record(Path(stage.output) / RECORD)
+    return facts if facts is not None and facts.get("training") == training else None
 
 
 if __name__ == "__main__":

@@ -18,16 +18,15 @@ from llmrec.data.spec import load
 from llmrec.data.splits import leave_one_out
 from llmrec.lm.adapters import stamp
 from llmrec.lm.loading import load_backbone
-from llmrec.roles.click_calibration import FILE
 from llmrec.training.backbone import load_for_training, training_hardware
 from llmrec.training.checks.suite import Checks
 from llmrec.training.corpus import Material
 from llmrec.training.examples import supervised_tokens
+from llmrec.training.folders import check_folders
 from llmrec.training.quiet import quiet_libraries
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, write_outcome
+from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, run_script, save_weights, write_outcome
 from llmrec.training.sft import SftData, as_columns, curve, first_and_best, make_trainer
-from llmrec.training.user.calibration import PLOT
 from llmrec.training.user.decisions import calibrate, validation_halves
 from llmrec.training.user.logs import build_user_data
 from llmrec.training.user.recipe import UserRecipe
@@ -36,6 +35,7 @@ from llmrec.training.user.recipe import UserRecipe
 def main(recipe_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the recipe; returns the facts that also stand in `training.json`."""
     recipe = load_recipe_of(UserRecipe, recipe_path, overrides)
+    check_folders(recipe)
     with quiet_libraries():
         return run(recipe)
 
@@ -50,7 +50,7 @@ def run(recipe: UserRecipe) -> dict[str, Any]:
     base = load_for_training(recipe, hardware)
     data = build_user_data(dataset, split, recipe, base.tokenizer)
     validation = [one for examples in data.validation.values() for one in examples]
-    calibrated = bool(recipe.calibration_users and validation)
+    calibrated = recipe.calibration_users > 0
     if calibrated:
         validation_halves(dataset, split, recipe)  # refuses too few users now, not after the training
     checkpoints = checkpoint_folder(recipe, base.name, dataset.content_hash)
@@ -61,7 +61,7 @@ def run(recipe: UserRecipe) -> dict[str, Any]:
     checks.start(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     checks.end(trainer, seed=recipe.seed)
-    trainer.save_model(recipe.output)
+    save_weights(trainer, output)
     rows = curve(trainer.state.log_history)
     held_out = {
         kind: trainer.evaluate(as_columns(examples), metric_key_prefix=f"eval_{kind}")[f"eval_{kind}_loss"]
@@ -83,8 +83,6 @@ def run(recipe: UserRecipe) -> dict[str, Any]:
         "held_out_loss": held_out,
         "checks": checks.record,
     }
-    for name in (FILE, PLOT):  # of an earlier run
-        (output / name).unlink(missing_ok=True)
     if calibrated:
         del trainer, base, watched  # a large backbone fits once
         engine = load_backbone(recipe.backbone, adapters={recipe.role: output}, device=hardware.device)

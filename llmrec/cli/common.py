@@ -31,18 +31,16 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from llmrec.errors import LlmrecError, StorageError, UserError
+from llmrec.plain import to_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,27 +192,6 @@ def emit(value: T, *, json_output: bool, render: Callable[[T], None]) -> None:
         emit_json(value)
     else:
         render(value)
-
-
-def to_plain(value: Any) -> Any:
-    """Reduce a value to what JSON knows."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return to_plain(asdict(value))
-    if hasattr(value, "_asdict"):
-        return to_plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(element) for key, element in value.items()}
-    if hasattr(value, "tolist"):  # numpy arrays and scalars, without importing numpy
-        return to_plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Iterable):
-        return [to_plain(element) for element in value]
-    return str(value)
 
 
 @contextmanager

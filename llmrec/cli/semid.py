@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmrec.cli.common import DatasetOption, JsonOption, SeedOption, emit, note, output, run_command, to_plain
+from llmrec.cli.common import DatasetOption, JsonOption, SeedOption, emit, note, output, run_command
+from llmrec.plain import to_plain
 
 if TYPE_CHECKING:
     from llmrec.lm.protocol import LanguageModel

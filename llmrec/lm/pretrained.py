@@ -53,14 +53,21 @@ def load_pretrained(spec: str, hardware: Hardware) -> Loaded:
 
 
 def _load_hub(spec: str, hardware: Hardware) -> Loaded:
-    looks_like_id = (
-        spec.count("/") <= 1 and not spec.startswith((".", "/", "~")) and os.sep not in spec.partition("/")[2]
-    )
-    if not looks_like_id:
-        raise ModelNotFoundError(f"no model folder, got {spec!r}")
+    check_spec(spec)
     failure = f"there is no folder {spec!r}, and no such model could be had from the Hugging Face hub"
     model, tokenizer = _load(spec, hardware, failure)
     return Loaded(model, tokenizer, name=hub_name(spec), content_hash=None)
+
+
+def check_spec(spec: str) -> None:
+    """Refuse a path where nothing is, without a look at the hub: whatever may be a hub id passes.
+
+    Raises:
+        ModelNotFoundError: there is no such folder.
+    """
+    may_be_id = spec.count("/") <= 1 and not spec.startswith((".", "/", "~")) and os.sep not in spec.partition("/")[2]
+    if not may_be_id and not Path(spec).expanduser().is_dir():
+        raise ModelNotFoundError(f"no model folder, got {spec!r}")
 
 
 def hub_name(model_id: str) -> str:

@@ -22,6 +22,7 @@ from llmrec.lm.protocol import Sampling
 from llmrec.lm.scripted import RecordingLM, ScriptedLM
 from llmrec.seeding import rng
 from llmrec.training.examples import IGNORED
+from llmrec.training.folders import CHECKPOINTS
 from llmrec.training.lettingo.call_log import CallLog
 from llmrec.training.lettingo.engines import Engine, Player, open_engines
 from llmrec.training.lettingo.explore import Writer, written
@@ -33,7 +34,6 @@ from llmrec.training.lettingo.start import start_adapters, start_data
 from llmrec.training.lettingo.styles import STYLES
 from llmrec.training.lettingo.windows import Histories, LabelSettings, user_groups
 from llmrec.training.recipe import load_recipe
-from llmrec.training.run_folder import CHECKPOINTS
 
 SMALL = (
     *("users={start: 120, align: 14, test: 10}", "windows={recent: 3, older: [8], at_least: 8, targets: 2}"),

@@ -17,13 +17,14 @@ from llmrec.errors import ConfigError
 from llmrec.lm.adapters import content_hash
 from llmrec.lm.hardware import choose
 from llmrec.lm.scripted import ScriptedLM
+from llmrec.training.folders import RECORD
 from llmrec.training.lettingo.engines import Engine
 from llmrec.training.lettingo.prompts import item_line
 from llmrec.training.lettingo.recipe import LettingoRecipe, named
 from llmrec.training.lettingo.start import start_adapters
 from llmrec.training.lettingo.windows import Groups, Histories, Rated, Window, user_groups
 from llmrec.training.recipe import load_recipe
-from llmrec.training.run_folder import RECORD, without_paths
+from llmrec.training.run_folder import without_paths
 
 SMALL = (
     *("users={start: 120, align: 14, test: 10}", "windows={recent: 3, older: [8], at_least: 8, targets: 2}"),

@@ -8,11 +8,11 @@ from pathlib import Path
 from llmrec.assets import asset
 from llmrec.data.dataset import Dataset
 from llmrec.lm.hardware import choose
+from llmrec.training.folders import RECORD
 from llmrec.training.lettingo.recipe import LettingoRecipe
 from llmrec.training.lettingo.start import start_adapters
 from llmrec.training.lettingo.windows import Histories, LabelSettings
 from llmrec.training.recipe import load_recipe_of
-from llmrec.training.run_folder import RECORD
 
 SMALL = (
     *("users={start: 60, align: 14, test: 10}", "windows={recent: 3, older: [8], at_least: 8, targets: 2}"),

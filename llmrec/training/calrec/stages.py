@@ -16,14 +16,15 @@ from llmrec.retrieval.calrec import CalrecConfig, CalrecRecommender
 from llmrec.training.backbone import load_for_training
 from llmrec.training.calrec.data import Domain, Form, make_row, sampled_targets
 from llmrec.training.calrec.domain import domain_recipe, with_shared_inside
+from llmrec.training.folders import STAGE_RECORD
 from llmrec.training.listener import Listener
+from llmrec.training.run_folder import read_record, write_record
 from llmrec.training.trainer_settings import lora_settings
 
 if TYPE_CHECKING:
     from llmrec.lm.hardware import Hardware
     from llmrec.training.calrec.recipe import CalrecRecipe, Stage
 
-STAGE_RECORD = "stage.json"
 _COMPARED = 4  # users whose prompts are compared
 
 
@@ -110,17 +111,14 @@ def stage_key(checkpoints: Path, start: Path | None) -> str:
 
 def finished_stage(folder: Path, key: str) -> dict[str, Any] | None:
     """Curve and facts of a stage that is complete in its folder; None where it must be run."""
-    path = folder / STAGE_RECORD
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["key"] == key else None
+    record = read_record(folder / STAGE_RECORD)
+    return record if record is not None and record.get("key") == key else None
 
 
 def mark_finished(folder: Path, key: str, *, curve: Sequence[dict[str, float]], facts: dict[str, Any]) -> None:
     """Write what `finished_stage` reads, after the weights."""
     record = {"key": key, "curve": list(curve), "facts": facts}
-    (folder / STAGE_RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_record(folder / STAGE_RECORD, record)
 
 
 def check_prompts(domains: Sequence[Domain], form: Form, *, seed: int) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llmrec.lm.adapters import stamp
 from llmrec.lm.codec import TokenCodec
@@ -20,12 +19,13 @@ from llmrec.seeding import rng
 from llmrec.training.backbone import load_for_training
 from llmrec.training.checks.suite import Checks
 from llmrec.training.examples import IGNORED, Encoded, fits
+from llmrec.training.folders import RECORD
 from llmrec.training.lettingo.prompts import ProfilePrompts, label_texts
 from llmrec.training.lettingo.styles import rule_profile
 from llmrec.training.lettingo.windows import LABELS
 from llmrec.training.packed_trainer import make_packed_trainer
 from llmrec.training.recipe import Recipe, SftRecipe
-from llmrec.training.run_folder import RECORD, checkpoint_folder, last_checkpoint, write_outcome
+from llmrec.training.run_folder import checkpoint_folder, last_checkpoint, save_weights, write_outcome
 from llmrec.training.sft import SftData, curve, facts_of
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 Role = Literal["writer", "predictor"]
 _OWN = {"script", "role", "output", "epochs", "batch_size", "learning_rate", "push_to"}
 """What a start adapter does not take over from the recipe."""
-_GRAPHS = 32
-"""Graphs of a layer: batches of four sizes (whole, two remainders, the checks'), with and without gradients, first
-layer and others. Behind torch's own limit of 8 it says so in five lines, and the rest runs without compilation."""
 
 
 def start_adapters(
@@ -90,11 +87,10 @@ def _adapter(
     checkpoints = checkpoint_folder(own, base.name, dataset.content_hash)
     trainer = make_packed_trainer(base.model, base.tokenizer, data, own, checkpoints, hardware)
     checks = Checks()
-    with _room_for_graphs(hardware):
-        checks.start(trainer, packed=True)
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        checks.end(trainer, seed=own.seed)
-    trainer.save_model(str(folder))
+    checks.start(trainer, packed=True)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    checks.end(trainer, seed=own.seed)
+    save_weights(trainer, folder)
     if trainer.is_world_process_zero():
         if Path(recipe.backbone).is_dir():
             stamp(folder, Path(recipe.backbone))
@@ -108,16 +104,6 @@ def _adapter(
         write_outcome(own, facts, rows, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def _room_for_graphs(hardware: Hardware) -> AbstractContextManager[Any]:
-    """Inside, torch keeps as many graphs of a layer as checks, training and validation have shapes and modes."""
-    if not hardware.compile:
-        return nullcontext()
-    import torch._dynamo.config as dynamo
-
-    patched: AbstractContextManager[Any] = dynamo.patch(recompile_limit=_GRAPHS)
-    return patched
 
 
 def _digest(role: Role, recipe: LettingoRecipe, start: StartSettings, users: list[int], stands_on: str) -> str:
@@ -134,10 +120,19 @@ def _digest(role: Role, recipe: LettingoRecipe, start: StartSettings, users: lis
     return hashlib.sha256(f"{role} {style} {users} {examples} {training} {stands_on}".encode()).hexdigest()[:12]
 
 
+class _StartRecipe(SftRecipe):
+    """Plain fine-tuning on examples that this module makes."""
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """One for each role."""
+        return tuple(f"{role} start" for role in get_args(Role))
+
+
 def _sft_recipe(role: Role, recipe: LettingoRecipe, start: StartSettings, folder: Path) -> SftRecipe:
     shared = recipe.model_dump(include=set(Recipe.model_fields) - _OWN)
     examples = start.writer_examples if role == "writer" else start.predictor_examples
-    return SftRecipe.model_validate(
+    return _StartRecipe.model_validate(
         {
             **shared,
             "role": role,
