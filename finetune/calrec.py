@@ -28,7 +28,7 @@ from llmrec.training.calrec.stages import (
     stage_folder,
     stage_key,
 )
-from llmrec.training.calrec.trainer import PANELS, curve, make_trainer, validation_of
+from llmrec.training.calrec.trainer import PANELS, RANKED, curve, make_trainer, validation_of
 from llmrec.training.calrec.validation import RankingCheck
 from llmrec.training.checks.gradient import check_gradients
 from llmrec.training.checks.suite import Checks, of_stages
@@ -75,7 +75,7 @@ def run(recipe: CalrecRecipe) -> dict[str, Any]:
         return {"curve": rows}
     last = found[recipe.stage_names[-1]]
     facts: dict[str, Any] = {
-        **{name: last[name] for name in ("dataset", "base", "n_validation", "best")},
+        **{name: last[name] for name in ("dataset", "base", "n_validation", "best", *RANKED)},
         **{name: sum(one[name] for one in found.values()) for name in ("n_train", "n_longer", "n_supervised")},
         "checks": of_stages({f"stage {name}": one.pop("checks") for name, one in found.items()}),
         "stages": found,

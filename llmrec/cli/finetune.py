@@ -48,6 +48,7 @@ def finetune(
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What every script tells; one that trains several adapters tells it of each as well."""
     facts = {key: record[key] for key in ("dataset", "n_train", "n_validation", "n_longer", "best", "seconds", "curve")}
+    facts |= {key: record[key] for key in ("ndcg10_before", "ndcg10_best") if key in record}
     if "adapters" in record:
         facts["adapters"] = {name: _facts(one) for name, one in record["adapters"].items()}
     return facts
@@ -63,3 +64,7 @@ def _show(answer: dict[str, Any]) -> None:
             f"lowest validation loss {'not measured' if one['best'] is None else round(one['best'], 4)}, "
             f"{one['seconds']:.0f} s"
         )
+        if one.get("ndcg10_best") is not None:
+            from llmrec.training.card import ranking
+
+            screen.print(ranking(one), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,12 +91,24 @@ def sections(facts: dict[str, Any]) -> list[str]:
         found.append(
             "\n".join(["Loss on users that training never saw, nats per token:\n", "| | |", "|---|---|", *lines])
         )
+    if facts.get("ndcg10_best") is not None:
+        found.append(ranking(facts))
     if decisions := facts.get("decisions"):
         found.append(_decisions(decisions))
     if checks := facts.get("checks"):
         seconds = sum(one["seconds"] for one in checks.values())
         found.append(f"Self-checks passed: {', '.join(checks)} ({seconds:.1f} s).")
     return found
+
+
+def ranking(facts: Mapping[str, Any]) -> str:
+    """What chose the checkpoint, and what was there before: a training may leave the ranking worse than it found it."""
+    before, best = facts["ndcg10_before"], facts["ndcg10_best"]
+    text = f"The checkpoint is the one with the best validation NDCG@10: {best:.4f}"
+    if before is None:
+        return f"{text}."
+    worse = "; on these users it ranks no better than what it started from" if best <= before else ""
+    return f"{text}, and {before:.4f} before the first step{worse}."
 
 
 def _decisions(decisions: dict[str, Any]) -> str:

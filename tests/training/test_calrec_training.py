@@ -29,6 +29,7 @@ from llmrec.training.calrec.recipe import CalrecRecipe, ValidationSettings
 from llmrec.training.calrec.stages import check_prompts, load_tunable
 from llmrec.training.calrec.trainer import CalrecTrainer
 from llmrec.training.calrec.validation import RankingCheck
+from llmrec.training.card import ranking
 from llmrec.training.recipe import load_recipe_of
 
 RECIPE = asset("finetune/calrec.yaml")
@@ -78,8 +79,18 @@ def test_both_stages_leave_adapters_card_and_curves(two_stages: Path, mini_folde
         assert (folder / "adapter_model.safetensors").exists()
         assert read_stamp(folder) is not None
     assert (two_stages / "curves.png").stat().st_size > 10_000
-    assert "recommender" in (two_stages / "README.md").read_text(encoding="utf-8")
+    card = (two_stages / "README.md").read_text(encoding="utf-8")
+    assert "recommender" in card
+    last = record["stages"]["II"]
+    assert (record["ndcg10_before"], record["ndcg10_best"]) == (last["ndcg10_before"], last["ndcg10_best"])
+    assert f"validation NDCG@10: {last['ndcg10_best']:.4f}, and {last['ndcg10_before']:.4f} before" in card
     assert not (two_stages / "checkpoints").exists()
+
+
+def test_a_ranking_that_training_did_not_better_is_called_so() -> None:
+    assert "no better than what it started from" in ranking({"ndcg10_before": 0.12, "ndcg10_best": 0.08})
+    assert "no better" not in ranking({"ndcg10_before": 0.08, "ndcg10_best": 0.12})
+    assert ranking({"ndcg10_before": None, "ndcg10_best": 0.12}).endswith("NDCG@10: 0.1200.")
 
 
 def _logits(backbone: Path, adapter: Path, ids: torch.Tensor) -> torch.Tensor:

@@ -227,6 +227,10 @@ def curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     return list(rows.values())
 
 
+RANKED = ("ndcg10_before", "ndcg10_best")
+"""What `validation_of` tells of the ranking."""
+
+
 def validation_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Of a curve: lowest validation loss in training, NDCG@10 before the first step and at its best in training.
 
