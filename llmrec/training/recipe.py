@@ -157,8 +157,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return kind.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(_fault(fault) for fault in error.errors())
-        keys = ". ".join(dict.fromkeys(_keys(kind, fault["loc"][:-1]) for fault in error.errors()))
-        raise ConfigError(f"recipe {path} is not valid: {faults}. {keys}") from error
+        unknown = [fault["loc"][:-1] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+        keys = "".join(dict.fromkeys(f". {_keys(kind, group)}" for group in unknown))
+        raise ConfigError(f"recipe {path} is not valid: {faults}{keys}") from error
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
