@@ -70,6 +70,7 @@ class Fake:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fake: Fake
+    _counted: bool = False
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
         return
@@ -86,6 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             fake.received.append(Received(self.path, {name.lower(): text for name, text in self.headers.items()}, body))
             fake._busy += 1
             fake.most = max(fake.most, fake._busy)
+        self._counted = True
         try:
             if fake.key is not None and self.headers.get("Authorization") != f"Bearer {fake.key}":
                 said = f"Incorrect API key provided: {self.headers.get('Authorization')}"
@@ -98,8 +100,14 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply({"error": {"message": "File Not Found", "type": "not_found_error"}}, status=404)
             route(self, body)
         finally:
-            with fake._lock:
-                fake._busy -= 1
+            self._answered()
+
+    def _answered(self) -> None:
+        """Not under way any more: said before the last byte leaves, since the client may ask again at once after it."""
+        if self._counted:
+            self._counted = False
+            with self.fake._lock:
+                self.fake._busy -= 1
 
     def reply(self, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -108,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
+        self._answered()
         self.wfile.write(data)
 
     def send_events(self, chunks: Sequence[Mapping[str, Any]], *, done: bool = True) -> None:
@@ -120,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             for chunk in chunks:
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.flush()
+            self._answered()
             if done:
                 self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
