@@ -33,22 +33,7 @@ from llmrec.training.lettingo.stages import PROFILES, VERDICTS, explore_and_judg
 from llmrec.training.lettingo.start import start_adapters, start_data
 from llmrec.training.lettingo.styles import STYLES
 from llmrec.training.lettingo.windows import Histories, LabelSettings, user_groups
-from llmrec.training.recipe import load_recipe
-
-SMALL = (
-    *("users={start: 120, align: 14, test: 10}", "windows={recent: 3, older: [8], at_least: 8, targets: 2}"),
-    *("start.writer_examples=40", "start.predictor_examples=40", "start.validation_examples=10"),
-    *("explore={candidates: 4, max_tokens: 16}", "max_tokens=320", "evaluations=2"),
-    *("item_fields.target=[topics]", "lora.rank=4", "batch_size=8", "learning_rate=3e-3"),
-)
-
-
-def _recipe(backbone: Path | str, output: Path, *changes: str) -> LettingoRecipe:
-    recipe = load_recipe(
-        asset("finetune/lettingo.yaml"), [f"backbone={backbone}", f"output={output}", *SMALL, *changes]
-    )
-    assert isinstance(recipe, LettingoRecipe)
-    return recipe
+from tests.training.small_lettingo import small_recipe
 
 
 class _Judge:
@@ -85,7 +70,7 @@ def done(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMREC_COMPILE", "0")
         patch.setenv("LLMREC_DTYPE", "float32")
-        record: dict[str, Any] = script.run(_recipe(mini_folder, out), films)
+        record: dict[str, Any] = script.run(small_recipe(mini_folder, out), films)
     return out, record
 
 
@@ -114,7 +99,7 @@ def test_runs_that_share_their_work_ask_nothing_twice(
     work = done[0] / "work"
     before = {path: path.stat().st_mtime_ns for path in [*work.glob("*.jsonl"), *work.glob("*/*.safetensors")]}
     assert {path.name for path in before} >= {PROFILES, VERDICTS, "adapter_model.safetensors"}
-    recipe = _recipe(
+    recipe = small_recipe(
         mini_folder,
         tmp_path / "curriculum",
         f"work={work}",
@@ -150,7 +135,7 @@ def test_a_stage_of_other_pairs_is_trained_again(
     done: tuple[Path, dict[str, Any]], films: Dataset, mini_folder: Path, script: ModuleType, tmp_path: Path
 ) -> None:
     """Killed in its second stage and started again, when the engines have come to other verdicts: both are trained."""
-    recipe = _recipe(
+    recipe = small_recipe(
         mini_folder,
         tmp_path / "curriculum",
         f"work={done[0] / 'work'}",
@@ -191,7 +176,7 @@ def test_pairs_for_validation_that_are_all_too_long_are_said_and_do_without(
         return list(pairs), [pairs[0]._replace(chosen="much " * 400)]
 
     monkeypatch.setattr(script, "held_out", long)
-    recipe = _recipe(mini_folder, tmp_path, f"work={done[0] / 'work'}", "dpo.method=sft")
+    recipe = small_recipe(mini_folder, tmp_path, f"work={done[0] / 'work'}", "dpo.method=sft")
     record = script.run(recipe, films)
     assert record["n_validation"] == 0
     assert record["best"] is None
@@ -215,7 +200,7 @@ def test_a_predictor_that_ignores_profiles_is_doubted_before_anything_is_trained
 
     monkeypatch.setattr(script, "explore_and_judge", unanimous)
     with pytest.raises(DataError, match="no user has both"):
-        script.run(_recipe(mini_folder, tmp_path, f"work={done[0] / 'work'}"), films)
+        script.run(small_recipe(mini_folder, tmp_path, f"work={done[0] / 'work'}"), films)
     assert "warning: 0.00 pairs a question from 4 profiles" in capsys.readouterr().err
     enough = done[1]["exploration"]["pairs"] / done[1]["exploration"]["questions"] >= 2 * 4 * 3 / 90
     assert bool(done[1]["warnings"]) == (not enough)
@@ -244,7 +229,7 @@ def test_processes_wait_for_the_first_one_for_days(
     PartialState._reset_state()
     try:
         with pytest.raises(Asked):
-            script.run(_recipe("x", tmp_path), films)
+            script.run(small_recipe("x", tmp_path), films)
     finally:
         PartialState._reset_state()
     assert found["world_size"] == 2
@@ -277,7 +262,7 @@ def test_a_start_adapter_that_has_seen_a_user_of_the_test_is_not_taken(films: Da
     histories = Histories(films, LabelSettings())
     users, folders = [], []
     for n_test in (300, 1200):
-        recipe = _recipe("x", tmp_path / "out", f"users={{start: 1200, align: 600, test: {n_test}}}")
+        recipe = small_recipe("x", tmp_path / "out", f"users={{start: 1200, align: 600, test: {n_test}}}")
         groups = user_groups(histories, films.interactions.n_users, recipe.windows, recipe.users, recipe.seed)
         users.append((set(groups.start), {window.user for window in (*groups.align, *groups.test)}))
         folders.append(_start_folder(recipe, films, groups.start, tmp_path))
@@ -309,10 +294,10 @@ def test_a_start_adapter_is_known_by_what_it_learns_from(
 ) -> None:
     users = list(range(50))
     for differs, roles in ((writer, ()), (predictor, ("writers=[{name: own, style: raw}]",))):
-        before = _start_folder(_recipe("x", tmp_path / "out", *roles), films, users, tmp_path)
-        after = _start_folder(_recipe("x", tmp_path / "out", *roles, change), films, users, tmp_path)
+        before = _start_folder(small_recipe("x", tmp_path / "out", *roles), films, users, tmp_path)
+        after = _start_folder(small_recipe("x", tmp_path / "out", *roles, change), films, users, tmp_path)
         assert (before != after) == differs
-        assert _start_folder(_recipe("x", tmp_path / "out", *roles), films, users[:-1], tmp_path) != before
+        assert _start_folder(small_recipe("x", tmp_path / "out", *roles), films, users[:-1], tmp_path) != before
 
 
 async def test_a_writer_of_another_backbone_joins_the_exploration(
@@ -320,7 +305,7 @@ async def test_a_writer_of_another_backbone_joins_the_exploration(
 ) -> None:
     """A recording stands for the other model, as an endpoint would."""
     path = tmp_path / "other.jsonl"
-    recipe = _recipe(
+    recipe = small_recipe(
         *(mini_folder, tmp_path, "start=null", "users.start=0", "predictor={style: raw}"),
         f'writers=[{{name: own, style: raw}}, {{name: other, backbone: "scripted:{path}", style: raw}}]',
     )
@@ -352,7 +337,7 @@ async def test_a_writer_of_another_backbone_joins_the_exploration(
 
 
 def test_start_examples_teach_labels_and_profiles_alone(films: Dataset, mini_folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(
+    recipe = small_recipe(
         mini_folder, tmp_path, "start.blank=0.5", "start.writer_examples=100", "start.predictor_examples=200"
     )
     assert recipe.start is not None
@@ -397,24 +382,26 @@ def test_players_share_an_engine_and_keep_their_identity(done: tuple[Path, dict[
     assert twice["a"].adapter == twice["c"].adapter
 
 
-def test_the_stages_of_a_recipe(tmp_path: Path) -> None:
+def test_the_stages_of_asmall_recipe(tmp_path: Path) -> None:
     pairs = [Pair(user, "good", f"bad {n}", 0.1 * n) for user in range(3) for n in range(4)]
-    assert stages_of(_recipe("x", tmp_path), pairs) == [pairs]
-    assert [len(stage) for stage in stages_of(_recipe("x", tmp_path, "dpo.method=sft"), pairs)] == [3]
-    easy_first = stages_of(_recipe("x", tmp_path, "curriculum=true"), pairs)
+    assert stages_of(small_recipe("x", tmp_path), pairs) == [pairs]
+    assert [len(stage) for stage in stages_of(small_recipe("x", tmp_path, "dpo.method=sft"), pairs)] == [3]
+    easy_first = stages_of(small_recipe("x", tmp_path, "curriculum=true"), pairs)
     assert [{round(pair.gap, 1) for pair in stage} for stage in easy_first] == [{0.3}, {0.2}, {0.1}]
-    shuffled = stages_of(_recipe("x", tmp_path, "dpo.shuffled=true"), pairs)[0]
+    shuffled = stages_of(small_recipe("x", tmp_path, "dpo.shuffled=true"), pairs)[0]
     assert {pair.chosen for pair in shuffled} > {"good"}
-    hard_first = stages_of(_recipe("x", tmp_path, "curriculum=true", "curriculum_settings.order=hard_first"), pairs)
+    hard_first = stages_of(
+        small_recipe("x", tmp_path, "curriculum=true", "curriculum_settings.order=hard_first"), pairs
+    )
     assert hard_first == easy_first[::-1]
-    mixed = stages_of(_recipe("x", tmp_path, "curriculum=true", "curriculum_settings.order=shuffled"), pairs)
+    mixed = stages_of(small_recipe("x", tmp_path, "curriculum=true", "curriculum_settings.order=shuffled"), pairs)
     assert sorted(mixed, key=easy_first.index) == easy_first != mixed
 
 
 def test_a_shuffled_curriculum_has_the_pairs_of_the_true_one_half_of_them_swapped(tmp_path: Path) -> None:
     pairs = [Pair(user, "good", f"bad {n}", 0.1 * n) for user in range(60) for n in range(4)]
-    true = stages_of(_recipe("x", tmp_path, "curriculum=true"), pairs)
-    control = stages_of(_recipe("x", tmp_path, "curriculum=true", "dpo.shuffled=true"), pairs)
+    true = stages_of(small_recipe("x", tmp_path, "curriculum=true"), pairs)
+    control = stages_of(small_recipe("x", tmp_path, "curriculum=true", "dpo.shuffled=true"), pairs)
     assert [len(stage) for stage in control] == [60, 60, 60]
     for own, stage in zip(control, true, strict=True):
         swapped = [pair.chosen != "good" for pair in own]
@@ -439,17 +426,17 @@ def test_a_shuffled_curriculum_has_the_pairs_of_the_true_one_half_of_them_swappe
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_loads(change: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        _recipe("x", tmp_path, change)
+        small_recipe("x", tmp_path, change)
 
 
 def test_a_curriculum_of_right_profiles_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="curriculum: false"):
-        _recipe("x", tmp_path, "curriculum=true", "dpo.method=sft")
+        small_recipe("x", tmp_path, "curriculum=true", "dpo.method=sft")
 
 
 def test_a_chat_model_needs_no_start(tmp_path: Path) -> None:
     """The settings that the YAML names for a chat model hold together."""
-    recipe = _recipe(
+    recipe = small_recipe(
         *("Qwen/Qwen3-8B", tmp_path, "start=null", "users.start=0", "policy_style=chat", "predictor={style: chat}"),
         'writers=[{name: own}, {name: other, backbone: "endpoint:http://127.0.0.1:1/v1"}]',
         "windows={older: [30, 50, 70]}",
@@ -460,12 +447,12 @@ def test_a_chat_model_needs_no_start(tmp_path: Path) -> None:
 
 
 def test_records_name_no_folder_of_this_machine(mini_folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(mini_folder, tmp_path, f"writers=[{{name: a, backbone: {mini_folder}, adapter: start}}]")
+    recipe = small_recipe(mini_folder, tmp_path, f"writers=[{{name: a, backbone: {mini_folder}, adapter: start}}]")
     assert str(mini_folder.parent) not in named(recipe).model_dump_json(exclude={"backbone", "output"})
 
 
-def test_every_style_is_in_the_recipe(films: Dataset, tmp_path: Path) -> None:
-    recipe = _recipe("x", tmp_path)
+def test_every_style_is_in_thesmall_recipe(films: Dataset, tmp_path: Path) -> None:
+    recipe = small_recipe("x", tmp_path)
     assert recipe.start is not None
     assert set(recipe.start.styles) == set(STYLES)
     assert ProfilePrompts(films, recipe.item_fields).write([], style="raw")

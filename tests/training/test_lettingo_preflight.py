@@ -17,21 +17,7 @@ from llmrec.errors import ConfigError, ModelNotFoundError, ServerDownError, User
 from llmrec.lm.adapters import STAMP_FILE, AdapterStore, content_hash
 from llmrec.lm.hardware import choose
 from llmrec.lm.scripted import RecordingLM, ScriptedLM
-from llmrec.training.lettingo.recipe import LettingoRecipe
-from llmrec.training.recipe import load_recipe
-
-SMALL = (
-    *("users={start: 120, align: 14, test: 10}", "windows={recent: 3, older: [8], at_least: 8, targets: 2}"),
-    *("max_tokens=320", "batch_size=8"),
-)
-
-
-def _recipe(backbone: Path | str, output: Path, *changes: str) -> LettingoRecipe:
-    recipe = load_recipe(
-        asset("finetune/lettingo.yaml"), [f"backbone={backbone}", f"output={output}", *SMALL, *changes]
-    )
-    assert isinstance(recipe, LettingoRecipe)
-    return recipe
+from tests.training.small_lettingo import small_recipe
 
 
 class _WouldTrain(Exception):
@@ -48,7 +34,7 @@ def run(films: Dataset, mini_folder: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(script, "start_adapters", train)
     monkeypatch.setattr(script, "training_hardware", lambda: choose(purpose="training", device="cpu"))
-    return lambda *changes: script.run(_recipe(mini_folder, tmp_path / "out", *changes), films)
+    return lambda *changes: script.run(small_recipe(mini_folder, tmp_path / "out", *changes), films)
 
 
 def _adapter(folder: Path, made_for: str | None) -> Path:
@@ -155,12 +141,14 @@ async def test_a_predictor_that_cannot_score_is_refused_before_anything_is_train
 
     await _record(tmp_path / "writes.jsonl", ScriptedLM(lambda _: "A profile."))
     spec = f"scripted:{tmp_path / 'writes.jsonl'}"
-    check_players(_recipe(mini_folder, tmp_path, f'writers=[{{name: a, backbone: "{spec}"}}]'))
+    check_players(small_recipe(mini_folder, tmp_path, f'writers=[{{name: a, backbone: "{spec}"}}]'))
     with pytest.raises(ConfigError, match="the predictor must score labels"):
-        check_players(_recipe(mini_folder, tmp_path, f'predictor={{backbone: "{spec}"}}'))
+        check_players(small_recipe(mini_folder, tmp_path, f'predictor={{backbone: "{spec}"}}'))
 
 
 def test_paths_of_writers_and_predictor_may_begin_at_home(tmp_path: Path) -> None:
-    recipe = _recipe("x", tmp_path, "work=~/work", "predictor={adapter: ~/a}", "writers=[{name: a, backbone: ~/b}]")
+    recipe = small_recipe(
+        "x", tmp_path, "work=~/work", "predictor={adapter: ~/a}", "writers=[{name: a, backbone: ~/b}]"
+    )
     found = (recipe.work, recipe.predictor.adapter, recipe.writers[0].backbone)
     assert found == tuple(str(Path.home() / name) for name in ("work", "a", "b"))
