@@ -28,8 +28,9 @@ from llmrec.training.calrec.stages import (
     stage_folder,
     stage_key,
 )
-from llmrec.training.calrec.trainer import PANELS, RANKED, curve, make_trainer, validation_of
+from llmrec.training.calrec.trainer import PANELS, curve, make_trainer, validation_of
 from llmrec.training.calrec.validation import RankingCheck
+from llmrec.training.card import RANKED
 from llmrec.training.checks.gradient import check_gradients
 from llmrec.training.checks.suite import Checks, of_stages
 from llmrec.training.folders import check_folders

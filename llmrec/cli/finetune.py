@@ -47,8 +47,10 @@ def finetune(
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What every script tells; one that trains several adapters tells it of each as well."""
+    from llmrec.training.card import RANKED
+
     facts = {key: record[key] for key in ("dataset", "n_train", "n_validation", "n_longer", "best", "seconds", "curve")}
-    facts |= {key: record[key] for key in ("ndcg10_before", "ndcg10_best") if key in record}
+    facts |= {key: record[key] for key in RANKED if key in record}
     if "adapters" in record:
         facts["adapters"] = {name: _facts(one) for name, one in record["adapters"].items()}
     return facts

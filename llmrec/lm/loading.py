@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def load_backbone(
         )
     from llmrec.lm.local import LocalLM
 
-    known = _checked_adapters(text, adapters or {})
+    known = checked_adapters(text, but=adapters or ())
     return LocalLM.from_folder(text, adapters={**known, **(adapters or {})}, device=device, dtype=dtype)
 
 
@@ -108,30 +108,43 @@ def chosen_adapter(spec: str | Path, given: str | None, *, role: str) -> ChosenA
     return ChosenAdapter(name, folder, registered=False)
 
 
-def _checked_adapters(spec: str, given: Mapping[str, Path]) -> Mapping[str, Path]:
-    """Adapters that `adapters.json` names, known to exist before the backbone is loaded, but for what is given anew."""
+def checked_adapters(spec: str | Path, *, but: Container[str] = ()) -> Mapping[str, Path]:
+    """`adapter_folders`, after a look at every one of them: each is there and belongs to the backbone.
+
+    Args:
+        spec: as for `load_backbone`.
+        but: names that are given anew, so that what lies there does not matter.
+
+    Raises:
+        ModelNotFoundError: a folder that `adapters.json` names, or one of its files, is gone.
+        ConfigError: an adapter was made for another backbone, or `adapters.json` is damaged.
+    """
     store = _store(spec)
     if store is None:
         return {}
-    store.check(but=given)
+    store.check(but=but)
     return store.folders()
 
 
-def _store(spec: str | Path) -> AdapterStore | None:
+def model_of(spec: str | Path) -> str:
+    """Folder or hub id behind the spec of a backbone that loads adapters."""
     kind, colon, rest = str(spec).partition(":")
-    model = str(spec)
     if colon and kind == "vllm":
         from llmrec.lm.vllm_setup import read_settings
 
-        model = read_settings(rest).model
-    folder = Path(model).expanduser()
+        return read_settings(rest).model
+    return str(spec)
+
+
+def _store(spec: str | Path) -> AdapterStore | None:
+    folder = Path(model_of(spec)).expanduser()
     return AdapterStore.load(folder) if (folder / STORE_FILE).exists() else None
 
 
 def _vllm(what: str, adapters: Mapping[str, Path], *, seed: int, device: str, dtype: str) -> LanguageModel:
     from llmrec.lm.vllm_engine import VllmLM
 
-    known = _checked_adapters(f"vllm:{what}", adapters)
+    known = checked_adapters(f"vllm:{what}", but=adapters)
     return VllmLM.from_spec(what, adapters={**known, **adapters}, seed=seed, device=device, dtype=dtype)
 
 

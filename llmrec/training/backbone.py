@@ -29,9 +29,9 @@ def load_for_training(recipe: Recipe, hardware: Hardware) -> Loaded:
 
     Raises:
         ModelNotFoundError: it is missing or damaged.
-        ConfigError: four bits were asked for where there is no CUDA device.
+        ConfigError: four bits were asked for where there is no CUDA device, or `lora.target_modules` names layers
+            that it has not.
         MissingDependencyError: four bits were asked for without bitsandbytes.
-        ConfigError: `lora.target_modules` names layers that it has not.
     """
     if recipe.quantise == "none":
         loaded = load_pretrained(recipe.backbone, hardware)

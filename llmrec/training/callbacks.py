@@ -13,6 +13,11 @@ from transformers import TrainerCallback
 from llmrec.errors import ModelError
 
 
+def callbacks_of(title: str, *, tokens_per_step: int = 0) -> list[TrainerCallback]:
+    """What every training of this package is given; see `Progress` for the arguments."""
+    return [StopsWhenDiverged(), Progress(title, tokens_per_step=tokens_per_step)]
+
+
 class StopsWhenDiverged(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Ends a training whose loss is no number any more: every further step would be lost."""
 

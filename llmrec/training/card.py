@@ -101,6 +101,10 @@ def sections(facts: dict[str, Any]) -> list[str]:
     return found
 
 
+RANKED = ("ndcg10_before", "ndcg10_best")
+"""What a record tells of the validation ranking, where there was one."""
+
+
 def ranking(facts: Mapping[str, Any]) -> str:
     """What chose the checkpoint, and what was there before: a training may leave the ranking worse than it found it."""
     before, best = facts["ndcg10_before"], facts["ndcg10_best"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.training.callbacks import Progress, StopsWhenDiverged
+from llmrec.training.callbacks import callbacks_of
 from llmrec.training.run_folder import last_checkpoint
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run_trainer(
         model=model,
         args=arguments,
         train_dataset=Blocks(blocks),
-        callbacks=[StopsWhenDiverged(), Progress(title, tokens_per_step=blocks_per_step * blocks.shape[1])],
+        callbacks=callbacks_of(title, tokens_per_step=blocks_per_step * blocks.shape[1]),
     )
     trainer.pop_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))

@@ -35,7 +35,7 @@ def make_packed_trainer(
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    from llmrec.training.callbacks import Progress, StopsWhenDiverged
+    from llmrec.training.callbacks import callbacks_of
     from llmrec.training.loop import compile_layers
 
     pad = int(tokenizer.pad_token_id or 0)  # behind the examples, where no token carries loss
@@ -57,7 +57,7 @@ def make_packed_trainer(
         args=arguments,
         train_dataset=rows,
         eval_dataset=_rows_of(data.validation, recipe, pad) if watch else None,
-        callbacks=[StopsWhenDiverged(), Progress(f"adapter {recipe.role}")],
+        callbacks=callbacks_of(f"adapter {recipe.role}"),
     )
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,7 +18,6 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -29,6 +29,14 @@ ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 PUSH_TARGET = r"^(file:.+|[\w.-]+/[\w.-]+)$"
 """A hub id, or a folder behind "file:"."""
 LearningRateSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+def _at_home(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+PathOrName = Annotated[str, AfterValidator(_at_home)]
+"""Of a setting: a path, which may begin with "~", or a name or hub id, which never does."""
 
 
 class LoraSettings(BaseModel):
@@ -55,9 +63,9 @@ class Recipe(BaseModel):
     """Name of the adapter: recommender, user, agent, ..."""
     dataset: str
     """Dataset spec, such as films or movielens:PATH."""
-    backbone: str
+    backbone: PathOrName
     """Model folder or hub id."""
-    output: str
+    output: PathOrName
     """Folder for adapter, model card and curves."""
     history_items: PositiveInt = 15
     max_tokens: PositiveInt = 512
@@ -80,12 +88,6 @@ class Recipe(BaseModel):
     push_to: str | None = Field(default=None, pattern=PUSH_TARGET)
     """Where the finished adapter is copied to: a hub id (NAME/REPOSITORY), or file:FOLDER."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-
-    @field_validator("backbone", "output")
-    @classmethod
-    def _home(cls, value: str) -> str:
-        """A path may begin with "~"; a hub id never does."""
-        return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
 class MixRecipe(Recipe):

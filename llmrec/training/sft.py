@@ -101,7 +101,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
-    from llmrec.training.callbacks import Progress, StopsWhenDiverged
+    from llmrec.training.callbacks import callbacks_of
     from llmrec.training.grouped import GroupedSftTrainer
     from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
@@ -122,7 +122,7 @@ def make_trainer(
         eval_dataset=as_columns(data.validation) if watch else None,
         processing_class=tokenizer,
         peft_config=lora,
-        callbacks=[StopsWhenDiverged(), Progress(f"adapter {recipe.role}")],
+        callbacks=callbacks_of(f"adapter {recipe.role}"),
     )
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from llmrec.errors import ConfigError
-from llmrec.training.callbacks import Progress, StopsWhenDiverged
+from llmrec.training.callbacks import callbacks_of
 from llmrec.training.calrec.contrastive import Losses, Objective
 from llmrec.training.calrec.data import CalrecCollator, Row
 from llmrec.training.calrec.gathered import gathered_terms
@@ -199,7 +199,7 @@ def make_trainer(
         eval_dataset=list(validation),
         processing_class=tunable.tokenizer,
         data_collator=CalrecCollator(padding_token(tunable.tokenizer), side=recipe.padding_side),
-        callbacks=[StopsWhenDiverged(), Progress(title)],
+        callbacks=callbacks_of(title),
     )
     trainer.pop_callback(PrinterCallback)
     return trainer
@@ -225,10 +225,6 @@ def curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
             step, measured = float(row["step"]), any(name.startswith("validation_") for name in found)
             rows.setdefault((step, measured), {"step": step, **found})
     return list(rows.values())
-
-
-RANKED = ("ndcg10_before", "ndcg10_best")
-"""What `validation_of` tells of the ranking."""
 
 
 def validation_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:

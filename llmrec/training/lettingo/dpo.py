@@ -23,7 +23,7 @@ from llmrec.training.checks.gradient import check_gradients
 from llmrec.training.checks.suite import Checks, in_pieces
 from llmrec.training.lettingo.pairs import Pair
 from llmrec.training.lettingo.prompts import Prompt, Style
-from llmrec.training.run_folder import last_checkpoint
+from llmrec.training.run_folder import last_checkpoint, read_record, write_record
 
 if TYPE_CHECKING:
     from llmrec.lm.hardware import Hardware
@@ -164,7 +164,7 @@ def make_dpo_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig
 
-    from llmrec.training.callbacks import Progress, StopsWhenDiverged
+    from llmrec.training.callbacks import callbacks_of
     from llmrec.training.lettingo.dpo_trainer import PairTrainer
     from llmrec.training.trainer_settings import lora_settings, trainer_settings
 
@@ -188,7 +188,7 @@ def make_dpo_trainer(
         eval_dataset=Dataset.from_list(data.validation) if watch else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**lora_settings(recipe), task_type="CAUSAL_LM") if fresh else None,
-        callbacks=[StopsWhenDiverged(), Progress(title)],
+        callbacks=callbacks_of(title),
     )
     for name, parameter in trainer.model.named_parameters():
         if f".{REFERENCE}." in name:
@@ -242,7 +242,7 @@ def train_stage(
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(str(folder / POLICY), selected_adapters=["default"])
-        _write(folder / _RECORD, FinishedStage(rows, checks.record))
+        write_record(folder / _RECORD, FinishedStage(rows, checks.record)._asdict())
     trainer.accelerator.wait_for_everyone()
     return rows
 
@@ -270,9 +270,5 @@ class FinishedStage(NamedTuple):
 
 def finished_stage(folder: Path) -> FinishedStage | None:
     """A stage that was finished before; None where it was not."""
-    path = folder / _RECORD
-    return None if not path.exists() else FinishedStage(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def _write(path: Path, stage: FinishedStage) -> None:
-    path.write_text(json.dumps(stage._asdict()), encoding="utf-8")
+    record = read_record(folder / _RECORD)
+    return None if record is None else FinishedStage(**record)

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
-
-from pydantic import AfterValidator
+from typing import NamedTuple
 
 from llmrec.lm.adapters import content_hash
 from llmrec.lm.loading import load_backbone
 from llmrec.lm.protocol import LanguageModel
-
-
-def _at_home(value: str) -> str:
-    return str(Path(value).expanduser()) if value.startswith("~") else value
-
-
-PathOrName = Annotated[str, AfterValidator(_at_home)]
-"""Of a setting: a path, which may begin with "~", or a name, which never does."""
 
 
 class Player(NamedTuple):

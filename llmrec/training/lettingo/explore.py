@@ -12,9 +12,9 @@ from llmrec.errors import ConfigError
 from llmrec.lm.protocol import LanguageModel, Sampling
 from llmrec.seeding import derive
 from llmrec.training.lettingo.call_log import CallLog, answer_all, call_key
-from llmrec.training.lettingo.engines import PathOrName
 from llmrec.training.lettingo.prompts import ProfilePrompts, Style
 from llmrec.training.lettingo.windows import Window
+from llmrec.training.recipe import PathOrName
 
 AT_ONCE = 256
 """Users between two writes of the log."""

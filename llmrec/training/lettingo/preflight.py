@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmrec.errors import ConfigError
 from llmrec.lm.adapters import check_adapter, content_hash
-from llmrec.lm.loading import adapter_folders, load_backbone
+from llmrec.lm.loading import checked_adapters, load_backbone, model_of
+from llmrec.lm.pretrained import check_spec
 from llmrec.training.backbone import check_four_bits
 from llmrec.training.lettingo.engines import inside_name
 from llmrec.training.lettingo.stages import PREDICTOR, writer_name
@@ -34,8 +34,8 @@ class _Base(NamedTuple):
     """Folder, hub id, or the spec of an engine that loads none."""
     digest: str | None
     """Content hash of the folder; None without one."""
-    adapters: Mapping[str, Path | None]
-    """Those that it has already, by name; the folders of its `adapters.json`."""
+    adapters: tuple[str, ...]
+    """Names of those that it has already."""
     kind: str = ""
     """One of `_SERVED`; empty for an engine that loads adapter folders."""
 
@@ -88,9 +88,6 @@ def check_players(recipe: LettingoRecipe) -> None:
     seen: set[tuple[str, str]] = set()
     for name, player in players.items():
         spec, adapter = player.backbone or recipe.backbone, player.adapter
-        for stored, folder in bases[spec].adapters.items():  # all of adapters.json are loaded, asked for or not
-            if folder is not None:
-                check_adapter(stored, folder, base_content_hash=bases[spec].digest)
         if adapter is None or (spec, adapter) in seen:  # loaded once, under the name of the first one
             continue
         seen.add((spec, adapter))
@@ -101,7 +98,7 @@ def check_players(recipe: LettingoRecipe) -> None:
 
 
 def _base(spec: str, *, scores: bool) -> _Base:
-    kind, colon, rest = spec.partition(":")
+    kind, colon, _ = spec.partition(":")
     if colon and (kind in _SERVED or (kind != "vllm" and not Path(spec).exists())):  # an unknown kind is refused
         can = load_backbone(spec).capabilities
         if scores and "score" not in can.verbs:
@@ -109,19 +106,12 @@ def _base(spec: str, *, scores: bool) -> _Base:
                 f"the predictor must score labels, and this engine cannot, got {spec!r}; set predictor.backbone to a "
                 "folder or a server that gives log-probabilities of prompts"
             )
-        return _Base(spec, None, dict.fromkeys(can.adapters), kind)
-    stored = adapter_folders(spec)
-    model = _model_of_vllm(rest) if colon and kind == "vllm" else spec
+        return _Base(spec, None, tuple(can.adapters), kind)
+    model = model_of(spec)
+    check_spec(model)
     folder = Path(model).expanduser()
-    is_path = folder.is_dir() or model.startswith((".", "/", "~")) or model.count("/") > 1
-    digest = content_hash(folder) if is_path else None
-    return _Base(model, digest, dict(stored))
-
-
-def _model_of_vllm(rest: str) -> str:
-    from llmrec.lm.vllm_setup import read_settings
-
-    return read_settings(rest).model
+    digest = content_hash(folder) if folder.is_dir() else None
+    return _Base(model, digest, tuple(checked_adapters(spec)))  # all of adapters.json are loaded, asked for or not
 
 
 def _check_start(name: str, base: _Base, trained: _Base) -> None:

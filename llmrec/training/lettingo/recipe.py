@@ -8,13 +8,12 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from llmrec.training.lettingo.engines import PathOrName
 from llmrec.training.lettingo.explore import ExploreSettings, WriterSettings
 from llmrec.training.lettingo.pairs import Pair, graded, ordered, positives, shuffled_preferences
 from llmrec.training.lettingo.prompts import ItemFields, Style
 from llmrec.training.lettingo.styles import STYLES
 from llmrec.training.lettingo.windows import GroupSettings, LabelSettings, WindowSettings
-from llmrec.training.recipe import Recipe
+from llmrec.training.recipe import PathOrName, Recipe
 
 
 class PredictorSettings(BaseModel):
